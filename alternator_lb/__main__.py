@@ -1,0 +1,5 @@
+"""The command line: ``python -m alternator_lb``."""
+
+
+def main() -> int:
+    return 0

@@ -1,0 +1,194 @@
+"""The connection to one node, and the urllib3 pool that keeps the connections to one node."""
+
+from __future__ import annotations
+
+import functools
+import io
+import queue
+import time
+import weakref
+from collections import deque
+from http.client import HTTPResponse
+from typing import Any
+
+from urllib3 import connectionpool
+
+__all__ = ["IdleConnections", "bounded_pool_class", "close_idle", "node_pool_class"]
+
+# urllib3 before 1.26.16 does not close the idle connections of a pool that nobody refers to.
+_URLLIB3_CLOSES_IDLE = hasattr(connectionpool, "_close_pool_connections")
+
+
+_never_touched_again: list[Any] = []
+
+
+class IdleConnections:
+    """The idle connections to one node, last in first out; a urllib3 ``QueueCls``.
+
+    It has no lock that a fork could inherit held or that a finalizer could wait for: one step of a
+    deque is atomic. It does not block, so pools with ``block=True`` keep urllib3's own queue.
+    """
+
+    def __init__(self, maxsize: int = 0) -> None:
+        self.maxsize = maxsize
+        self._idle: deque[Any] = deque()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Return the connection that was used last.
+
+        Raises:
+            queue.Empty: none is idle.
+        """
+        try:
+            return self._idle.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Keep a connection for the next call.
+
+        Raises:
+            queue.Full: ``maxsize`` connections are kept already.
+        """
+        if item is None:  # urllib3 fills its pools with None: a place for a connection to come
+            return
+        if 0 < self.maxsize <= len(self._idle):
+            raise queue.Full
+        self._idle.append(item)
+
+    def qsize(self) -> int:
+        """Return how many connections are idle."""
+        return len(self._idle)
+
+
+def close_idle(idle: Any) -> None:
+    """Close every connection of a pool's queue. Takes no lock if it is an IdleConnections."""
+    while True:
+        try:
+            conn = idle.get(block=False)
+        except queue.Empty:
+            return
+        if conn is not None:
+            conn.close()
+
+
+class NodeConnection:
+    """Mixed into a connection class of urllib3 or botocore: sends the Host that was signed."""
+
+    host_header: str | None = None
+    node_pool: Any = None
+    generation: int = 0
+
+    def putrequest(
+        self, method: str, url: str, skip_host: bool = False, skip_accept_encoding: bool = False
+    ) -> None:
+        """Begin a request; http.client would name the node itself as the Host."""
+        write_host = not skip_host and self.host_header is not None
+        super().putrequest(  # type: ignore[misc]
+            method,
+            url,
+            skip_host=skip_host or write_host,
+            skip_accept_encoding=skip_accept_encoding,
+        )
+        if write_host:
+            self.putheader("Host", self.host_header)  # type: ignore[attr-defined]
+
+
+class NodePool:
+    """Mixed into a pool class of urllib3 or botocore: the connections to one node."""
+
+    QueueCls: Any
+    pool: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if kwargs.get("block"):
+            self.QueueCls = queue.LifoQueue
+        super().__init__(*args, **kwargs)
+        if not _URLLIB3_CLOSES_IDLE:
+            weakref.finalize(self, close_idle, self.pool)
+
+    def drop_idle(self) -> None:
+        """Close the idle connections; the pool goes on."""
+        idle = self.pool
+        if isinstance(idle, IdleConnections):
+            close_idle(idle)
+        elif idle is not None:  # urllib3's own queue counts the places with None
+            taken = []
+            try:
+                while True:
+                    taken.append(idle.get(block=False))
+            except queue.Empty:
+                pass
+            for conn in taken:
+                if conn is not None:
+                    conn.close()
+                idle.put(None)
+
+    def forget_inherited(self) -> None:
+        """In a child process: drop the connections that the parent goes on using."""
+        inherited = self.pool
+        if inherited is None:
+            return
+        self.pool = type(inherited)(inherited.maxsize)
+        if isinstance(inherited, IdleConnections):
+            close_idle(inherited)
+        else:  # its lock may be held for ever by a thread that the child does not have
+            _never_touched_again.append(inherited)
+            for _ in range(inherited.maxsize):
+                self.pool.put(None)
+
+
+@functools.cache
+def node_pool_class(base: Any) -> Any:
+    """Return the pool class for one node that is built on a pool class of urllib3 or botocore."""
+    connection_base = base.ConnectionCls
+    connection = type(f"Node{connection_base.__name__}", (NodeConnection, connection_base), {})
+    return type(
+        f"Node{base.__name__}",
+        (NodePool, base),
+        {"ConnectionCls": connection, "QueueCls": IdleConnections},
+    )
+
+
+@functools.cache
+def bounded_pool_class(base: Any) -> Any:
+    """Return a node's pool class whose answers must arrive whole within the read timeout."""
+    pool = node_pool_class(base)
+    connection = type(
+        f"Bounded{pool.ConnectionCls.__name__}",
+        (pool.ConnectionCls,),
+        {"response_class": _BoundedResponse},
+    )
+    return type(f"Bounded{pool.__name__}", (pool,), {"ConnectionCls": connection})
+
+
+class _BoundedResponse(HTTPResponse):
+    """Reads against one deadline: a socket's timeout alone never ends a slow drip."""
+
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        buffered: Any = self.fp
+        self.fp = io.BufferedReader(_DeadlineReader(buffered.detach(), sock))
+
+
+class _DeadlineReader(io.RawIOBase):
+    def __init__(self, raw: Any, sock: Any) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._deadline = time.monotonic() + (sock.gettimeout() or 60.0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer did not arrive whole in time")
+        self._sock.settimeout(left)
+        count: int | None = self._raw.readinto(buffer)
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()

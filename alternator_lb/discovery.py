@@ -1,0 +1,202 @@
+"""One ``GET /localnodes``: ask a node, check the answer, make addresses of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from .addresses import NodeAddress, parse_listed
+from .connection import bounded_pool_class
+from .errors import DiscoveryError
+from .settings import Settings
+from .tls import build_context
+
+if TYPE_CHECKING:
+    from urllib3 import HTTPConnectionPool
+
+__all__ = ["Answer", "Discovery"]
+
+log = logging.getLogger(__name__)
+
+# 1 MiB holds about 60,000 addresses; a larger answer is no list of nodes.
+MAX_ANSWER_BYTES = 1 << 20
+
+_HEADERS = {"Accept": "application/json", "User-Agent": "alternator-lb"}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A usable list of nodes, and what had to be skipped in it."""
+
+    source: NodeAddress
+    nodes: tuple[NodeAddress, ...]
+    skipped: tuple[str, ...]
+
+
+class Discovery:
+    """Asks nodes over connections of its own that are kept open, one for each node.
+
+    Args:
+        settings: timeouts, TLS and, where the user brings one, the HTTP client.
+
+    Threads may share it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pools: dict[NodeAddress, HTTPConnectionPool] = {}
+        self._context: Any = None
+
+    def ask(self, address: NodeAddress) -> Answer:
+        """Ask one node which nodes its datacenter has.
+
+        Args:
+            address: the node to ask.
+
+        Raises:
+            DiscoveryError: it cannot be reached, or gives no usable list; the text says why.
+        """
+        body = self._get(address, "/localnodes")
+        try:
+            listed = json.loads(body)
+        except ValueError:
+            raise DiscoveryError(
+                f"{address} answered /localnodes with what is no JSON: {_shown(body)}; "
+                "is this the port of Alternator?"
+            ) from None
+        if not isinstance(listed, list):
+            raise DiscoveryError(
+                f"{address} answered /localnodes with what is no list: {_shown(body)}"
+            )
+        if not listed:
+            raise DiscoveryError(f"{address} answered /localnodes with an empty list")
+        nodes: dict[NodeAddress, None] = {}
+        skipped = []
+        for entry in listed:
+            try:
+                nodes[parse_listed(entry, address.scheme, address.port)] = None
+            except ValueError as error:
+                skipped.append(str(error))
+        if not nodes:
+            raise DiscoveryError(
+                f"{address} answered /localnodes with no usable address: {'; '.join(skipped[:5])}"
+            )
+        return Answer(address, tuple(nodes), tuple(skipped))
+
+    def forget_all_but(self, addresses: Iterable[NodeAddress]) -> None:
+        """Close the connections to every other node."""
+        kept = set(addresses)
+        for address in [known for known in list(self._pools) if known not in kept]:
+            pool = self._pools.pop(address, None)
+            if pool is not None and self._settings.http is None:
+                pool.close()
+
+    def close(self) -> None:
+        """Close every connection. A later ``ask`` opens new ones."""
+        self.forget_all_but(())
+
+    def after_fork_in_child(self) -> None:
+        """Drop the connections that the parent goes on using."""
+        for pool in self._pools.values():
+            if hasattr(pool, "forget_inherited"):
+                pool.forget_inherited()
+        http = self._settings.http
+        if http is not None:
+            self._pools = {}
+            # The lock inside may have been held in the parent at the moment of the fork.
+            http.pools = type(http.pools)(100)
+
+    def _get(self, address: NodeAddress, path: str) -> bytes:
+        limit = self._settings.discovery_timeout
+        timeout = urllib3.Timeout(connect=min(self._settings.connect_timeout, limit), read=limit)
+        try:
+            pool = self._pool(address)
+            response = pool.urlopen(
+                "GET",
+                f"{address.url}{path}" if pool.proxy is not None else path,
+                headers=dict(_HEADERS),
+                retries=False,
+                redirect=False,
+                assert_same_host=False,
+                timeout=timeout,
+                preload_content=False,
+            )
+        except (HTTPError, OSError) as error:
+            raise DiscoveryError(_why(address, error)) from error
+        try:
+            if response.status != 200:
+                raise DiscoveryError(
+                    f"{address} answered {path} with HTTP status {response.status}; "
+                    "is this the port of Alternator?"
+                )
+            body = _read(response, time.monotonic() + limit)
+            if len(body) > MAX_ANSWER_BYTES:
+                raise DiscoveryError(
+                    f"{address} answered {path} with more than {MAX_ANSWER_BYTES} bytes"
+                )
+            response.release_conn()
+            return body
+        except (HTTPError, OSError) as error:
+            raise DiscoveryError(_why(address, error)) from error
+        finally:
+            response.close()  # a connection that was released is not touched by this
+
+    def _pool(self, address: NodeAddress) -> HTTPConnectionPool:
+        pool = self._pools.get(address)
+        if pool is None:
+            pool = self._pools.setdefault(address, self._open_pool(address))
+        return pool
+
+    def _open_pool(self, address: NodeAddress) -> Any:
+        settings = self._settings
+        if settings.http is not None:
+            return settings.http.connection_from_host(address.host, address.port, address.scheme)
+        if address.scheme == "http":
+            return bounded_pool_class(urllib3.HTTPConnectionPool)(address.host, address.port)
+        if self._context is None:
+            self._context = build_context(
+                settings.verify, ca_certs=settings.ca_certs, client_cert=settings.client_cert
+            )
+        return bounded_pool_class(urllib3.HTTPSConnectionPool)(
+            address.host,
+            address.port,
+            ssl_context=self._context,
+            cert_reqs=self._context.verify_mode,
+            server_hostname=settings.server_hostname or address.name,
+        )
+
+
+def _read(response: Any, deadline: float) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while size <= MAX_ANSWER_BYTES:
+        part = response.read(65536)
+        if not part:
+            break
+        parts.append(part)
+        size += len(part)
+        if time.monotonic() > deadline:
+            raise TimeoutError("the answer did not arrive whole in time")
+    return b"".join(parts)
+
+
+def _why(address: NodeAddress, error: BaseException) -> str:
+    text = f"{address} did not answer /localnodes: {error}"
+    if "certificate verify failed" in text or "CERTIFICATE_VERIFY_FAILED" in text:
+        text += (
+            "; its certificate does not verify: name its CA with ca_certs, the name that it "
+            "carries with server_hostname, or set verify=False"
+        )
+    return text
+
+
+def _shown(body: bytes) -> str:
+    text = body[:60].decode("utf-8", "backslashreplace")
+    return repr(text + ("…" if len(body) > 60 else ""))

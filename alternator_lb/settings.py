@@ -1,0 +1,110 @@
+"""The settings of AlternatorNodes: frozen, each checked once. Pure: no I/O."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .addresses import split_seed
+from .errors import InvalidSettingError
+
+if TYPE_CHECKING:
+    from urllib3 import PoolManager
+
+__all__ = ["CaCerts", "ClientCert", "Settings", "Verify"]
+
+Path = str | os.PathLike[str]
+Verify = bool | Path
+CaCerts = Path | bytes | Sequence[Path] | None
+ClientCert = Path | tuple[Path, Path] | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What can be set, with the defaults.
+
+    Args:
+        fetch_interval: seconds between two polls of ``/localnodes`` while calls flow.
+        idle_interval: seconds between two polls while no call is made.
+        connect_timeout: seconds for one attempt to connect to one node, TLS included. The client's
+            own connect timeout counts where it is shorter.
+        discovery_timeout: seconds that a node has to answer ``/localnodes`` in whole.
+        verify: True checks the nodes' certificates, False does not, a path names the CA bundle (or
+            the directory of CA certificates) to check them with. A patched client's own ``verify``
+            counts for its calls.
+        ca_certs: CA certificates to trust on top of those of ``verify``: a path, several, or the
+            certificates themselves as PEM text (``str``) or DER (``bytes``).
+        client_cert: the client's certificate: the path of a PEM file, or of certificate and key.
+        server_hostname: the name to present (SNI) and to check in the nodes' certificates, where
+            nodes are reached by IP and their certificates name the cluster.
+        http: a ``urllib3.PoolManager`` that discovery uses in place of its own. Its TLS settings
+            are its own, too.
+
+    Raises:
+        InvalidSettingError: a value is not possible; the text names the setting and the value.
+    """
+
+    fetch_interval: float = 1.0
+    idle_interval: float = 60.0
+    connect_timeout: float = 1.5
+    discovery_timeout: float = 2.0
+    verify: Verify = True
+    ca_certs: CaCerts = None
+    client_cert: ClientCert = None
+    server_hostname: str | None = None
+    http: PoolManager | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("fetch_interval", "idle_interval", "connect_timeout", "discovery_timeout"):
+            check_seconds(name, getattr(self, name))
+        if not isinstance(self.verify, (bool, str, os.PathLike)):
+            raise _wrong("verify", self.verify, "True, False or the path of a CA bundle")
+        if self.client_cert is not None and not (
+            isinstance(self.client_cert, (str, os.PathLike))
+            or (isinstance(self.client_cert, tuple) and len(self.client_cert) == 2)
+        ):
+            raise _wrong("client_cert", self.client_cert, "a path or (certificate, key)")
+        if self.server_hostname is not None:
+            try:
+                split_seed(self.server_hostname)
+            except InvalidSettingError:
+                raise _wrong("server_hostname", self.server_hostname, "a DNS name") from None
+        if self.http is not None and not hasattr(self.http, "connection_from_host"):
+            raise _wrong("http", self.http, "a urllib3.PoolManager")
+
+    @classmethod
+    def of(cls, given: dict[str, Any]) -> Settings:
+        """Return settings from keywords.
+
+        Raises:
+            InvalidSettingError: there is no such setting, or its value is not possible.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in given:
+            if name not in names:
+                close = difflib.get_close_matches(name, names, n=1)
+                hint = f"did you mean {close[0]!r}? " if close else ""
+                raise InvalidSettingError(
+                    f"there is no setting {name!r} (given as {given[name]!r}); {hint}"
+                    f"The settings are: {', '.join(names)}"
+                )
+        return cls(**given)
+
+
+def check_seconds(name: str, value: object) -> float:
+    """Return a duration in seconds.
+
+    Raises:
+        InvalidSettingError: it is no finite number above 0.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf:
+        return float(value)
+    raise _wrong(name, value, "seconds, a number above 0")
+
+
+def _wrong(name: str, value: object, wanted: str) -> InvalidSettingError:
+    return InvalidSettingError(f"setting {name}={value!r} is not possible; give {wanted}")

@@ -1,0 +1,80 @@
+"""One SSLContext for a whole client: CA certificates are loaded once, not for every connection."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from importlib.metadata import version
+from typing import Any
+
+from urllib3.util.ssl_ import create_urllib3_context
+
+from .errors import InvalidSettingError
+from .settings import CaCerts, ClientCert, Verify
+
+__all__ = ["build_context"]
+
+# urllib3 1.26 gives OpenSSL no name to check where a node is reached by IP: there it checks itself.
+_OPENSSL_CHECKS_NAMES = version("urllib3").split(".")[0] != "1"
+
+
+def build_context(
+    verify: Verify,
+    *,
+    ca_certs: CaCerts = None,
+    client_cert: ClientCert = None,
+    key_password: str | None = None,
+    check_hostname: bool = True,
+) -> ssl.SSLContext:
+    """Return a context that has everything loaded.
+
+    It belongs to one client: urllib3 writes ``verify_mode`` on the context that it is handed.
+
+    Args:
+        verify: True (the system's CA certificates), False, or the path of a bundle or directory.
+        ca_certs: CA certificates on top of these: a path, several, PEM text or DER bytes.
+        client_cert: the path of a PEM file, or of certificate and key.
+        key_password: the password of the key.
+        check_hostname: False where the caller lets urllib3 check another name, or none.
+
+    Raises:
+        InvalidSettingError: a certificate cannot be loaded; the text names the setting and file.
+    """
+    context = create_urllib3_context()
+    context.check_hostname = False
+    if verify is False:
+        context.verify_mode = ssl.CERT_NONE
+    else:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.check_hostname = check_hostname and _OPENSSL_CHECKS_NAMES
+        if verify is True:
+            context.load_default_certs()
+        else:
+            _load(context, "verify", verify)
+    if ca_certs is not None:
+        several = isinstance(ca_certs, (list, tuple))
+        for entry in ca_certs if several else (ca_certs,):  # type: ignore[union-attr]
+            _load(context, "ca_certs", entry)
+    if client_cert is not None:
+        pair = client_cert if isinstance(client_cert, tuple) else (client_cert, None)
+        try:
+            context.load_cert_chain(pair[0], pair[1], key_password)
+        except (OSError, ssl.SSLError) as error:
+            raise InvalidSettingError(
+                f"client_cert {client_cert!r} cannot be loaded: {error}"
+            ) from error
+    return context
+
+
+def _load(context: ssl.SSLContext, setting: str, entry: Any) -> None:
+    try:
+        if isinstance(entry, bytes) or (isinstance(entry, str) and "-----BEGIN" in entry):
+            context.load_verify_locations(cadata=entry)
+        elif os.path.isdir(entry):
+            context.load_verify_locations(capath=entry)
+        else:
+            context.load_verify_locations(cafile=entry)
+    except (OSError, ValueError, TypeError) as error:
+        raise InvalidSettingError(
+            f"setting {setting}: CA certificates cannot be loaded from {entry!r:.200}: {error}"
+        ) from error

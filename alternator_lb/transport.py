@@ -1,0 +1,253 @@
+"""One virtual pool per fake host: pick the next node, connect, send, fail over."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import ssl
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.exceptions import ClosedPoolError, HTTPError, NewConnectionError, SSLError
+from urllib3.util.ssl_match_hostname import CertificateError
+
+from .addresses import host_header
+from .errors import DiscoveryError
+from .nodes import AlternatorNodes, Node
+
+__all__ = ["NoNodeReachableError", "Rotation", "VirtualPool"]
+
+# What connect() can raise: nothing was sent when it does.
+_CONNECT_ERRORS = (OSError, HTTPError, CertificateError)
+
+
+class NoNodeReachableError(NewConnectionError):
+    """No node could be connected to; nothing was sent. The text names each node and its failure.
+
+    botocore turns it into ``EndpointConnectionError``, requests into ``ConnectionError``.
+    """
+
+
+class Rotation:
+    """The pools of the live nodes, and whose turn it is. The virtual pools of one client share it.
+
+    Args:
+        nodes: tells who is live.
+        open_pool: makes the urllib3 pool of one node.
+
+    ``pools`` is an immutable tuple that is only ever replaced, so readers need no lock.
+    """
+
+    def __init__(self, nodes: AlternatorNodes, open_pool: Callable[[Node], Any]) -> None:
+        self.nodes = nodes
+        self.pools: tuple[Any, ...] = ()  # of node_pool_class()
+        # Many processes that start together must not march in step.
+        self.turn = itertools.count(random.randrange(1 << 20)).__next__
+        self.wake: Callable[[], None] | None = None
+        self._open_pool = open_pool
+        self._by_node: dict[Node, Any] = {}
+        nodes.subscribe(self)
+        _all.add(self)
+
+    def publish(self, live: tuple[Node, ...]) -> list[Any]:
+        """Take over a new tuple: who stays keeps pool and connections. Called under nodes' lock."""
+        before = self._by_node
+        self._by_node = {node: before.get(node) or self._opened(node) for node in live}
+        self.pools = tuple(self._by_node.values())
+        return [pool for node, pool in before.items() if node not in self._by_node]
+
+    def close_idle(self) -> None:
+        """Close the idle connections of every node; calls in flight finish."""
+        for pool in self.pools:
+            pool.drop_idle()
+
+    def _opened(self, node: Node) -> Any:
+        pool = self._open_pool(node)
+        pool.node = node
+        return pool
+
+
+class _Call:
+    """What one call brings along to where its connection is chosen, in place of pool_timeout."""
+
+    __slots__ = ("connect_timeout", "pool_timeout")
+
+    def __init__(self, connect_timeout: Any, pool_timeout: float | None) -> None:
+        self.connect_timeout = connect_timeout
+        self.pool_timeout = pool_timeout
+
+
+class VirtualPool(HTTPConnectionPool):
+    """Stands for one fake host: every request takes the next turn and goes to that node.
+
+    Retries, redirects and the release of connections are urllib3's own: only the source of
+    connections differs. Since a retry asks for a connection anew, it goes to another node.
+
+    Args:
+        rotation: the nodes' pools.
+        scheme: the scheme of the fake host.
+        host: the fake host.
+        port: the fake host's port.
+        pool_settings: ``timeout``, ``retries``, ``headers`` and ``block``, as for any urllib3 pool.
+    """
+
+    def __init__(
+        self, rotation: Rotation, scheme: str, host: str, port: int | None, **pool_settings: Any
+    ) -> None:
+        self.scheme = scheme
+        super().__init__(host, port, maxsize=0, **pool_settings)
+        self._rotation = rotation
+        self._host_header = host_header(scheme, host, port)
+        self._blocked_on = threading.local()
+
+    @property
+    def proxy_headers(self) -> dict[str, str]:
+        """Nothing, always: there is no proxy, and the Host is the one that was signed."""
+        return {}
+
+    @proxy_headers.setter
+    def proxy_headers(self, value: object) -> None:
+        pass
+
+    def urlopen(  # type: ignore[override]
+        self,
+        method: str,
+        url: str,
+        body: Any = None,
+        headers: Any = None,
+        retries: Any = None,
+        redirect: bool = True,
+        assert_same_host: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Send one request to the next node, as ``HTTPConnectionPool.urlopen`` would to its host.
+
+        Raises:
+            NoNodeReachableError: no node could be connected to, in place of NewConnectionError
+                and ConnectTimeoutError.
+        """
+        pool_timeout = kwargs.get("pool_timeout")
+        if not isinstance(pool_timeout, _Call):  # it is one already when urllib3 retries
+            timeout = self._get_timeout(kwargs.get("timeout", self.timeout))
+            kwargs["pool_timeout"] = _Call(timeout.connect_timeout, pool_timeout)
+        return super().urlopen(
+            method, url, body, headers, retries, redirect, assert_same_host, **kwargs
+        )
+
+    def close(self) -> None:
+        """Do nothing: the nodes' pools belong to the pool manager, see its ``clear()``."""
+
+    # urllib3's own seams, named alike from 1.26 to 2.x.
+
+    def _get_conn(self, timeout: Any = None) -> Any:
+        call = timeout if isinstance(timeout, _Call) else _Call(self.timeout.connect_timeout, None)
+        rotation = self._rotation
+        if rotation.wake is not None:
+            rotation.wake()
+        failures: dict[Node, BaseException] = {}
+        while True:
+            pool = self._next_pool(failures)
+            if pool is None:
+                raise self._none_reachable(failures)
+            try:
+                conn = pool._get_conn(timeout=call.pool_timeout)
+            except ClosedPoolError:  # the node left between the pick and this line
+                continue
+            node = pool.node
+            if conn.sock is None:
+                try:
+                    self._connect(conn, call.connect_timeout)
+                except BaseException as error:
+                    conn.close()
+                    pool._put_conn(None)
+                    if not isinstance(error, _CONNECT_ERRORS):
+                        raise
+                    failures[node] = error
+                    rotation.nodes.failed_to_connect(node, error)
+                    continue
+                node.connections.tick()
+            node.calls.tick()
+            conn.node_pool = pool
+            conn.host_header = self._host_header
+            conn.generation = _generation
+            if pool.block:
+                self._blocked_on.pool = pool
+            return conn
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is None:  # urllib3 closed it, and gives its place back where places are counted
+            pool = self._blocked_on.__dict__.pop("pool", None)
+            if pool is not None:
+                pool._put_conn(None)
+        elif conn.generation != _generation:  # the parent process goes on using its socket
+            conn.close()
+        else:
+            conn.node_pool._put_conn(conn)
+
+    def _validate_conn(self, conn: Any) -> None:
+        conn.node_pool._validate_conn(conn)
+
+    def _next_pool(self, failures: dict[Node, BaseException]) -> Any:
+        rotation = self._rotation
+        pools = rotation.pools
+        if not pools:
+            try:
+                rotation.nodes.known()
+            except DiscoveryError as error:
+                raise NoNodeReachableError(self, str(error)) from error  # type: ignore[arg-type]
+            pools = rotation.pools
+        turn = rotation.turn()
+        for step in range(len(pools)):
+            pool: Any = pools[(turn + step) % len(pools)]
+            if pool.node not in failures:
+                return pool
+        return None
+
+    def _connect(self, conn: Any, connect_timeout: Any) -> None:
+        """Connect with the nodes' own, shorter timeout; the call's own governs what follows."""
+        limit = self._rotation.nodes.settings.connect_timeout
+        usual = conn.timeout
+        conn.timeout = (
+            min(limit, connect_timeout) if isinstance(connect_timeout, (int, float)) else limit
+        )
+        conn.connect()
+        conn.timeout = usual
+        conn.sock.settimeout(connect_timeout if isinstance(connect_timeout, (int, float)) else None)
+
+    def _none_reachable(self, failures: dict[Node, BaseException]) -> HTTPError:
+        tried = "; ".join(f"{node.address}: {_reason(error)}" for node, error in failures.items())
+        text = f"no node of the cluster could be connected to: {tried}"
+        if failures and all(map(_is_tls, failures.values())):
+            return SSLError(text)
+        return NoNodeReachableError(self, text)  # type: ignore[arg-type]
+
+
+def _is_tls(error: BaseException) -> bool:
+    return isinstance(error, (ssl.SSLError, SSLError, CertificateError))
+
+
+def _reason(error: BaseException) -> str:
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return str(error) or type(error).__name__
+
+
+_all: weakref.WeakSet[Rotation] = weakref.WeakSet()
+_generation = 0
+
+
+def _after_fork_in_child() -> None:
+    global _generation
+    _generation += 1
+    for rotation in list(_all):
+        for pool in rotation.pools:
+            pool.forget_inherited()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
