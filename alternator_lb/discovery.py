@@ -66,7 +66,7 @@ class Discovery:
         body = self._get(address, "/localnodes")
         try:
             listed = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise DiscoveryError(
                 f"{address} answered /localnodes with what is no JSON: {_shown(body)}; "
                 "is this the port of Alternator?"

@@ -186,7 +186,10 @@ class VirtualPool(HTTPConnectionPool):
         elif conn.generation != _generation:  # the parent process goes on using its socket
             conn.close()
         else:
-            conn.node_pool._put_conn(conn)
+            # An idle connection that refers to its pool would keep it alive: urllib3's finalizer
+            # of the pool refers to the idle connections.
+            pool, conn.node_pool = conn.node_pool, None
+            pool._put_conn(conn)
 
     def _validate_conn(self, conn: Any) -> None:
         conn.node_pool._validate_conn(conn)

@@ -1,0 +1,1 @@
+"""Benchmarks: one command, tables and pictures. Run as ``python -m benchmarks``."""

@@ -1,0 +1,92 @@
+"""The command line of the benchmarks."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import resource
+import sys
+from pathlib import Path
+
+from .backend import BackendError
+from .measure import WorkerError
+from .progress import Progress
+from .render import as_text, draw, write_report
+from .result import Options, Result
+
+# Each is a module here with ``run(options) -> Result``.
+BENCHMARKS = {
+    "reuse": "how many connections the calls open",
+    "cost": "client CPU and wall time of a call",
+    "scale": "what more nodes cost",
+    "faults": "what calls notice of a node that fails",
+    "tls": "what a handshake costs",
+}
+
+_HERE = Path(__file__).parent
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run benchmarks; returns the exit status."""
+    given = _parse(arguments)
+    names = given.names or [name for name in BENCHMARKS if _exists(name)]
+    missing = [name for name in names if not _exists(name)]
+    if missing:
+        print(f"there is no benchmark {missing[0]!r} yet", file=sys.stderr)
+        return 2
+    whole = not given.names
+    # Only the whole run at full length replaces the report that is kept with the source.
+    folder = given.output or (_HERE if whole and not given.quick else _HERE / "output")
+    folder.mkdir(parents=True, exist_ok=True)
+    _allow_many_files()
+    options = Options(quick=given.quick, progress=Progress(len(names), show=True))
+    results: list[Result] = []
+    try:
+        for name in names:
+            result: Result = importlib.import_module(f"benchmarks.{name}").run(options)
+            options.progress.end()
+            print(f"{as_text(result)}\n", flush=True)
+            for picture in result.pictures:
+                print(f"picture: {draw(picture, folder)}", flush=True)
+            print(flush=True)
+            results.append(result)
+    except (BackendError, WorkerError) as error:
+        options.progress.end()
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        options.progress.end()
+        return 130
+    if whole:
+        print(f"report: {write_report(results, folder, quick=given.quick)}")
+    return 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Compare this library with plain boto3 and others, against nginx on loopback. "
+        "Without a name, all run (about five minutes) and write a report.",
+        epilog="benchmarks: " + "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items()),
+    )
+    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="benchmark")
+    parser.add_argument("--quick", action="store_true", help="a short run, to see that it works")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where pictures go")
+    return parser.parse_args(arguments)
+
+
+def _exists(name: str) -> bool:
+    return importlib.util.find_spec(f"benchmarks.{name}") is not None
+
+
+def _allow_many_files() -> None:
+    """A connection is an open file at both ends; nginx and the workers inherit this limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 16_384 if hard == resource.RLIM_INFINITY else min(hard, 16_384)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

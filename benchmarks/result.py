@@ -1,0 +1,90 @@
+"""What a benchmark found, as data: tables and pictures that `render` turns into files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .progress import Progress
+
+__all__ = ["Bar", "Bars", "Lines", "Options", "Picture", "Result", "Series", "Table"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run a benchmark."""
+
+    quick: bool = False
+    progress: Progress = field(default_factory=Progress)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under headers."""
+
+    title: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a picture. ``role`` "limit" draws what cannot be passed, behind the others."""
+
+    label: str
+    color: str
+    points: Sequence[tuple[float, float]]
+    role: Literal["measured", "limit"] = "measured"
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A picture with lines."""
+
+    name: str
+    title: str
+    subtitle: str
+    x_label: str
+    y_label: str
+    series: Sequence[Series]
+    x_log: bool = False
+    y_log: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar, with the spread around its end and a text after it."""
+
+    label: str
+    color: str
+    value: float
+    low: float
+    high: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A picture with groups of horizontal bars; a group's title stands above it."""
+
+    name: str
+    title: str
+    subtitle: str
+    x_label: str
+    groups: Sequence[tuple[str, Sequence[Bar]]]
+
+
+Picture = Lines | Bars
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one benchmark found. ``about`` says in a paragraph what was done and what it means."""
+
+    name: str
+    title: str
+    about: str
+    tables: Sequence[Table]
+    pictures: Sequence[Picture] = ()
+    notes: Sequence[str] = ()

@@ -1,0 +1,28 @@
+"""A tally loses no count between threads, and reading it changes nothing."""
+
+from __future__ import annotations
+
+import threading
+
+from alternator_lb.counters import Tally
+
+
+def test_threads_and_readers_together_lose_nothing() -> None:
+    tally = Tally()
+    seen = []
+
+    def count() -> None:
+        for _ in range(20_000):
+            tally.tick()
+
+    def read() -> None:
+        for _ in range(1_000):
+            seen.append(tally.value)
+
+    threads = [threading.Thread(target=target) for target in (count, count, read, count, read)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert tally.value == tally.value == 60_000
+    assert all(0 <= value <= 60_000 for value in seen)

@@ -1,0 +1,259 @@
+"""AlternatorNodes: seeds, polling, what is published, and what it tells of itself."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from alternator_lb import AlternatorNodes, DiscoveryError, InvalidSettingError
+from alternator_lb.testing import LocalCluster
+
+from .conftest import get
+from .servers import ScriptedServer, answer
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for what another thread brings about."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about in time"
+        threading.Event().wait(0.005)
+
+
+def hosts(nodes: AlternatorNodes) -> set[str]:
+    return {address.host for address in nodes.live}
+
+
+# -- seeds and settings --------------------------------------------------------------------------
+
+
+def test_no_seed() -> None:
+    with pytest.raises(InvalidSettingError, match="no seed was given"):
+        AlternatorNodes("http", 8000)
+
+
+def test_a_seed_that_contradicts() -> None:
+    with pytest.raises(InvalidSettingError, match="8001.*8000"):
+        AlternatorNodes("http", 8000, "10.0.0.1:8001")
+
+
+@pytest.mark.parametrize(("scheme", "port"), [("ftp", 8000), ("http", 0), ("http", "8000")])
+def test_a_scheme_or_port_that_is_none(scheme: Any, port: Any) -> None:
+    with pytest.raises(InvalidSettingError, match="not possible"):
+        AlternatorNodes(scheme, port, "10.0.0.1")
+
+
+def test_an_unknown_setting() -> None:
+    with pytest.raises(InvalidSettingError, match="there is no setting 'interval'"):
+        AlternatorNodes("http", 8000, "10.0.0.1", interval=1)
+
+
+def test_making_one_starts_no_thread() -> None:
+    before = threading.active_count()
+    nodes = AlternatorNodes("http", 8000, "127.0.0.1", "localhost")
+    assert threading.active_count() == before
+    assert hosts(nodes) == {"127.0.0.1"}
+    assert "polling starts with the first call" in repr(nodes)
+
+
+# -- finding nodes -------------------------------------------------------------------------------
+
+
+def test_refresh_asks_here_and_now(cluster: LocalCluster) -> None:
+    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
+    before = threading.active_count()
+    assert {address.host for address in nodes.refresh()} == set(cluster.addresses)
+    assert threading.active_count() == before
+    nodes.stop()
+
+
+def test_start_does_not_wait_and_both_ends_can_be_repeated(cluster: LocalCluster) -> None:
+    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
+    nodes.start()
+    nodes.start()
+    until(lambda: len(nodes.live) == 3)
+    nodes.stop()
+    nodes.stop()
+    assert "stopped" in repr(nodes)
+    assert hosts(nodes) == set(cluster.addresses)
+    nodes.start(fetch_interval=0.01)
+    polled = sum(node.report.polls for node in cluster.nodes)
+    until(lambda: sum(node.report.polls for node in cluster.nodes) > polled)
+    nodes.stop()
+
+
+def test_with_starts_and_stops(cluster: LocalCluster) -> None:
+    with AlternatorNodes("http", cluster.port, *cluster.seeds) as nodes:
+        until(lambda: len(nodes.live) == 3)
+        assert "3 live of 3" in repr(nodes)
+        assert "last answer" in repr(nodes)
+    assert not any("alternator-lb" in thread.name for thread in threading.enumerate())
+
+
+def test_a_dns_name_stands_for_its_addresses(cluster: LocalCluster, monkeypatch: Any) -> None:
+    first, second, _ = cluster.addresses
+    asked = []
+
+    real = socket.getaddrinfo
+
+    def resolve(host: str, port: int, *args: Any, **kwargs: Any) -> list[Any]:
+        if host != "cluster.example":
+            return real(host, port, *args, **kwargs)
+        asked.append(host)
+        return [(socket.AF_INET, 1, 6, "", (address, port)) for address in (first, second)]
+
+    cluster.nodes[0].stop()
+    nodes = AlternatorNodes("http", cluster.port, "cluster.example")
+    with monkeypatch.context() as patch:
+        patch.setattr("alternator_lb.nodes.socket.getaddrinfo", resolve)
+        nodes.refresh()
+    assert asked == ["cluster.example"]
+    assert second in hosts(nodes)
+    nodes.refresh()  # the nodes are known: the name is not needed, and not resolved
+    nodes.stop()
+
+
+def test_a_name_that_cannot_be_resolved_is_named() -> None:
+    nodes = AlternatorNodes("http", 8000, "does-not-exist.invalid")
+    with pytest.raises(DiscoveryError, match=r"seed 'does-not-exist.invalid' cannot be resolved"):
+        nodes.refresh()
+
+
+def test_every_seed_unreachable_names_each(unused_ports: list[int]) -> None:
+    port = unused_ports[0]
+    nodes = AlternatorNodes("http", port, "127.0.0.1", "127.0.0.2")
+    with pytest.raises(DiscoveryError) as error:
+        nodes.refresh()
+    assert f"127.0.0.1:{port}" in str(error.value)
+    assert f"127.0.0.2:{port}" in str(error.value)
+    assert "Check the seeds" in str(error.value)
+
+
+@pytest.fixture
+def unused_ports() -> list[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return [listener.getsockname()[1]]
+
+
+def test_polls_go_round_over_connections_that_are_kept(cluster: LocalCluster) -> None:
+    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
+    for _ in range(12):
+        nodes.refresh()
+    reports = [node.report for node in cluster.nodes]
+    assert sum(report.polls for report in reports) == 12
+    assert all(report.polls >= 3 for report in reports)
+    assert all(report.poll_connections == 1 for report in reports)
+    nodes.stop()
+
+
+def test_a_poll_falls_back_to_the_rest_and_to_the_seeds(cluster: LocalCluster) -> None:
+    seed, second, third = cluster.nodes
+    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
+    nodes.refresh()
+    for node in (second, third):
+        node.stop()
+        for _ in range(3):
+            nodes.refresh()
+    seed.answer_localnodes(body=json.dumps([second.address, third.address]).encode())
+    nodes.refresh()
+    assert hosts(nodes) == {second.address, third.address}
+    for _ in range(3):
+        nodes.refresh()  # neither of the listed answers: the seed does
+    nodes.stop()
+
+
+# -- what changes, and what does not -----------------------------------------------------------------
+
+
+def test_a_bad_answer_keeps_the_last_good_list_and_warns_once(caplog: Any) -> None:
+    body = [b'["127.0.0.77", "127.0.0.78"]']
+    with ScriptedServer(lambda conn, _: conn.sendall(answer(body[0]))) as server:
+        nodes = AlternatorNodes("http", server.port, server.address)
+        nodes.poll()
+        body[0] = b"[]"
+        with caplog.at_level(logging.WARNING, "alternator_lb"):
+            for _ in range(3):
+                nodes.poll()
+        assert nodes._listed is not None
+        assert [address.host for address in nodes._listed] == ["127.0.0.77", "127.0.0.78"]
+        assert len(caplog.records) == 1
+        assert "empty list" in caplog.text
+        nodes.stop()
+
+
+def test_a_bad_entry_is_skipped_with_one_warning(caplog: Any) -> None:
+    body = b'["127.0.0.1", "8e1a4c2c-7d4b-4a6c-9d3a-6b1f1f0e2d11"]'
+    with (
+        caplog.at_level(logging.WARNING, "alternator_lb"),
+        ScriptedServer(lambda conn, _: conn.sendall(answer(body))) as server,
+    ):
+        nodes = AlternatorNodes("http", server.port, server.address)
+        for _ in range(3):
+            nodes.refresh()
+        assert hosts(nodes) == {"127.0.0.1"}
+        nodes.stop()
+    assert len(caplog.records) == 1
+    assert "8e1a4c2c-7d4b-4a6c-9d3a-6b1f1f0e2d11" in caplog.text
+
+
+def test_a_list_that_did_not_change_replaces_nothing(cluster: LocalCluster) -> None:
+    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
+    nodes.refresh()
+    tuple_before = nodes._live
+    for _ in range(5):
+        nodes.refresh()
+    assert nodes._live is tuple_before
+    nodes.stop()
+
+
+# -- busy and idle --------------------------------------------------------------------------------
+
+
+def test_polls_while_calls_flow_and_seldom_when_none_do(
+    cluster: LocalCluster, make_client: Any
+) -> None:
+    from alternator_lb import install_alternator_transport
+
+    client = make_client(cluster)
+    nodes = install_alternator_transport(client, cluster.seeds, fetch_interval=0.5)
+    get(client)
+    assert 0.4 < nodes.poll() < 0.6  # calls were made since the last poll, or it is the first
+    nodes.poll()
+    assert nodes.poll() > 50  # none was
+    assert "idle, polling every 60 s" in repr(nodes)
+    polled = sum(node.report.polls for node in cluster.nodes)
+    get(client)  # the first call after a quiet time wakes the refresher
+    until(lambda: sum(node.report.polls for node in cluster.nodes) > polled)
+    assert "polling every 0.5 s" in repr(nodes)
+
+
+def test_stats_count_for_each_node(cluster: LocalCluster, make_client: Any) -> None:
+    from alternator_lb import install_alternator_transport
+
+    client = make_client(cluster)
+    nodes = install_alternator_transport(client, cluster.seeds)
+    nodes.refresh()
+    for _ in range(30):
+        get(client)
+    stats = nodes.stats()
+    assert {address.host for address in stats} == set(cluster.addresses)
+    assert [(each.calls, each.connections, each.failures) for each in stats.values()] == [
+        (10, 1, 0)
+    ] * 3
+
+
+def test_it_can_be_pickled_and_starts_anew(cluster: LocalCluster) -> None:
+    with AlternatorNodes("http", cluster.port, *cluster.seeds, fetch_interval=2) as nodes:
+        copy = pickle.loads(pickle.dumps(nodes))
+    assert copy.settings == nodes.settings
+    assert "polling starts with the first call" in repr(copy)
+    assert {address.host for address in copy.refresh()} == set(cluster.addresses)
+    copy.stop()

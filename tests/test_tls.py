@@ -1,0 +1,243 @@
+"""TLS: what is verified and with what, names and client certificates, and loading once."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import trustme
+import urllib3
+from botocore.exceptions import SSLError
+
+from alternator_lb import (
+    AlternatorAdapter,
+    AlternatorNodes,
+    AlternatorPoolManager,
+    DiscoveryError,
+    InvalidSettingError,
+    install_alternator_transport,
+)
+from alternator_lb.testing import LocalCluster
+from alternator_lb.tls import build_context
+
+from .conftest import FAKE_DOMAIN, get, make_table, new_client
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(nodes=3, tls=True) as cluster:
+        make_table(cluster)
+        yield cluster
+
+
+@pytest.fixture(autouse=True)
+def _fresh_counts(cluster: LocalCluster) -> None:
+    cluster.reset_counts()
+
+
+def calls(cluster: LocalCluster) -> list[int]:
+    return [node.report.calls for node in cluster.nodes]
+
+
+def test_verify_with_a_path(cluster: LocalCluster, make_client: Any) -> None:
+    client = make_client(cluster, verify=cluster.ca_path)
+    install_alternator_transport(client, cluster.seeds).refresh()
+    for _ in range(6):
+        assert get(client) == "rex"
+    assert calls(cluster) == [2, 2, 2]
+    assert [node.report.connections for node in cluster.nodes] == [1, 1, 1]
+
+
+def test_verify_false(cluster: LocalCluster, make_client: Any) -> None:
+    client = make_client(cluster, verify=False)
+    install_alternator_transport(client, cluster.seeds).refresh()
+    with pytest.warns(urllib3.exceptions.InsecureRequestWarning):
+        assert get(client) == "rex"
+
+
+def test_an_unknown_ca_is_botocores_ssl_error_and_names_the_nodes(
+    cluster: LocalCluster, make_client: Any
+) -> None:
+    client = make_client(cluster)
+    nodes = install_alternator_transport(client, cluster.seeds)
+    with pytest.raises(SSLError) as error:
+        get(client)
+    assert cluster.addresses[0] in str(error.value)
+    assert "certificate verify failed" in str(error.value)
+    with pytest.raises(DiscoveryError, match="name its CA with ca_certs"):
+        nodes.refresh()
+    assert calls(cluster) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("form", ["path", "list", "pem"])
+def test_ca_certs_come_on_top(cluster: LocalCluster, make_client: Any, form: str) -> None:
+    path = str(cluster.ca_path)
+    ca_certs: Any = {"path": path, "list": [Path(path)], "pem": Path(path).read_text()}[form]
+    client = make_client(cluster)
+    nodes = install_alternator_transport(client, cluster.seeds, ca_certs=ca_certs)
+    nodes.refresh()
+    assert get(client) == "rex"
+    context = client._endpoint.http_session._manager.connection_pool_kw["ssl_context"]
+    assert len(context.get_ca_certs()) > 10  # those of botocore's bundle are there as well
+
+
+def test_nodes_whose_certificate_names_the_cluster_only(make_client: Any) -> None:
+    with LocalCluster(nodes=2, tls="name-only") as cluster:
+        client = make_client(cluster, verify=cluster.ca_path)
+        install_alternator_transport(client, cluster.seeds)
+        with pytest.raises(SSLError, match=r"match|valid for"):
+            client.list_tables()
+        nodes = install_alternator_transport(
+            client, cluster.seeds, server_hostname=cluster.server_name
+        )
+        nodes.refresh()
+        for _ in range(4):
+            client.list_tables()
+        assert calls(cluster) == [2, 2]
+        install_alternator_transport(client, cluster.seeds, server_hostname="wrong.example")
+        with pytest.raises(SSLError, match=r"wrong\.example|match"):
+            client.list_tables()
+
+
+def test_client_certificates(make_client: Any) -> None:
+    with LocalCluster(nodes=2, tls=True, client_ca=True) as cluster:
+        from botocore.config import Config
+
+        certificate, key = cluster.client_cert
+        config = Config(client_cert=(certificate, key), retries={"max_attempts": 0})
+        client = make_client(cluster, verify=cluster.ca_path, config=config)
+        install_alternator_transport(client, cluster.seeds).refresh()
+        for _ in range(4):
+            client.list_tables()
+        assert calls(cluster) == [2, 2]
+        nodes = AlternatorNodes(
+            "https", cluster.port, *cluster.seeds,
+            verify=str(cluster.ca_path), client_cert=(certificate, key),
+        )  # fmt: skip
+        with AlternatorPoolManager(nodes) as http:
+            assert http.request("GET", f"https://{FAKE_DOMAIN}/").status == 200
+        nodes.stop()
+        without = make_client(cluster, verify=cluster.ca_path)
+        install_alternator_transport(without, cluster.seeds)
+        with pytest.raises(Exception, match=r"(?i)certificate|connect|closed"):
+            without.list_tables()
+
+
+def test_plain_urllib3(cluster: LocalCluster) -> None:
+    nodes = AlternatorNodes("https", cluster.port, *cluster.seeds, ca_certs=str(cluster.ca_path))
+    url = f"https://{FAKE_DOMAIN}:{cluster.port}/"
+    with AlternatorPoolManager(nodes) as http:
+        assert http.request("GET", url).status == 200
+    with (
+        AlternatorPoolManager(nodes, cert_reqs="CERT_NONE") as http,
+        pytest.warns(urllib3.exceptions.InsecureRequestWarning),
+    ):
+        assert http.request("GET", url).status == 200
+    context = build_context(str(cluster.ca_path))
+    with AlternatorPoolManager(nodes, ssl_context=context) as http:
+        assert http.request("GET", url).status == 200
+    with AlternatorPoolManager(nodes, ca_certs=str(cluster.ca_path)) as http:
+        assert http.request("GET", url).status == 200
+    with AlternatorPoolManager(nodes, assert_hostname=cluster.server_name) as http:
+        assert http.request("GET", url).status == 200
+    with (
+        AlternatorPoolManager(nodes, assert_hostname="wrong.example", retries=False) as http,
+        pytest.raises(urllib3.exceptions.SSLError),
+    ):
+        http.request("GET", url)
+    nodes.stop()
+
+
+def test_requests(cluster: LocalCluster) -> None:
+    nodes = AlternatorNodes("https", cluster.port, *cluster.seeds, ca_certs=str(cluster.ca_path))
+    url = f"https://{FAKE_DOMAIN}:{cluster.port}/"
+    with requests.Session() as session:
+        session.mount(url, AlternatorAdapter(nodes))
+        assert session.get(url, timeout=5).status_code == 200
+        assert session.get(url, timeout=5, verify=str(cluster.ca_path)).status_code == 200
+        with pytest.warns(urllib3.exceptions.InsecureRequestWarning):
+            assert session.get(url, timeout=5, verify=False).status_code == 200
+        assert session.get(url, timeout=5).status_code == 200
+    nodes.stop()
+    bare = AlternatorNodes("https", cluster.port, *cluster.seeds)
+    with requests.Session() as session:
+        session.mount(url, AlternatorAdapter(bare))
+        with pytest.raises(requests.exceptions.SSLError):
+            session.get(url, timeout=5)
+    bare.stop()
+
+
+def test_ca_certificates_are_loaded_once(
+    cluster: LocalCluster, make_client: Any, monkeypatch: Any
+) -> None:
+    client = make_client(cluster, verify=cluster.ca_path)
+    nodes = install_alternator_transport(client, cluster.seeds)
+    nodes.refresh()
+    loaded = []
+
+    def load(self: ssl.SSLContext, *args: Any, **kwargs: Any) -> None:
+        loaded.append(args or kwargs)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", load)
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", load)
+    for _ in range(6):
+        assert get(client) == "rex"
+    client._endpoint.http_session._manager.clear()
+    for _ in range(6):
+        assert get(client) == "rex"
+    assert [node.report.connections for node in cluster.nodes] == [2, 2, 2]
+    assert loaded == []
+
+
+def test_clients_whose_verify_differs_do_not_share_a_context(
+    cluster: LocalCluster, make_client: Any
+) -> None:
+    nodes = AlternatorNodes("https", cluster.port, *cluster.seeds, verify=str(cluster.ca_path))
+    checked = make_client(cluster, verify=cluster.ca_path)
+    unchecked = make_client(cluster, verify=False)
+    install_alternator_transport(checked, nodes)
+    install_alternator_transport(unchecked, nodes)
+    wrong = make_client(cluster)
+    install_alternator_transport(wrong, nodes)
+    for _ in range(2):
+        assert get(checked) == "rex"
+        with pytest.warns(urllib3.exceptions.InsecureRequestWarning):
+            assert get(unchecked) == "rex"
+        with pytest.raises(SSLError):
+            get(wrong)
+    nodes.stop()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"verify": "/no/such/ca.pem"}, "/no/such/ca.pem"),
+        ({"ca_certs": ["/no/such/ca.pem"]}, "/no/such/ca.pem"),
+        ({"ca_certs": "-----BEGIN CERTIFICATE-----\nnonsense"}, "ca_certs"),
+        ({"client_cert": "/no/such/cert.pem"}, "/no/such/cert.pem"),
+    ],
+)
+def test_what_cannot_be_loaded_fails_early_and_is_named(
+    settings: dict[str, Any], said: str
+) -> None:
+    nodes = AlternatorNodes("https", 8043, "127.0.0.1", **settings)
+    with pytest.raises(InvalidSettingError, match=said):
+        AlternatorPoolManager(nodes).connection_from_url("https://dog.example/")
+
+
+def test_a_directory_of_ca_certificates(tmp_path: Path) -> None:
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    build_context(tmp_path)
+    build_context(True, ca_certs=tmp_path / "ca.pem")
+
+
+def test_https_on_a_client_without_endpoint_url(cluster: LocalCluster) -> None:
+    client = new_client(cluster, endpoint_url=None, verify=cluster.ca_path)
+    nodes = install_alternator_transport(client, [cluster.url])
+    assert (nodes.scheme, nodes.port) == ("https", cluster.port)
+    assert get(client) == "rex"
+    client.close()
