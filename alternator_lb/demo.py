@@ -212,7 +212,8 @@ def run_demo(
     from .testing import LocalCluster
 
     with LocalCluster(nodes=nodes, tls=tls) as cluster:
-        display.say(f"{nodes} nodes of a cluster listen on this machine, on port {cluster.port}")
+        many = _number(nodes, "node")
+        display.say(f"a cluster of {many} listens on this machine, on port {cluster.port}")
         local = Endpoint(
             cluster.scheme,
             cluster.addresses[0],
@@ -235,7 +236,7 @@ def _run(
     display.say(f'nodes = install_alternator_transport(client, ["{endpoint.host}"]{more})')
     with contextlib.closing(client):
         found = nodes.refresh()
-        display.say(f"{endpoint.host} told of {_number(len(found), 'node')}: {_listed(found)}")
+        display.say(f"{endpoint.host} told of {_number(len(found), 'node')}: {_hosts(found)}")
         run = Run(lambda: _counts(nodes, cluster), threads, display)
         with _table(client, display) as table, display.watch(run):
             checks = _traffic(run, client, table, items, cluster.nodes[0] if cluster else None)
@@ -445,9 +446,9 @@ def _number(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
-def _listed(names: Sequence[object]) -> str:
-    shown = ", ".join(map(str, names[:MOST_NAMES]))
-    return f"{shown}, ..." if len(names) > MOST_NAMES else shown
+def _hosts(nodes: Sequence[NodeAddress]) -> str:
+    shown = ", ".join(node.host for node in nodes[:MOST_NAMES])
+    return f"{shown}, ..." if len(nodes) > MOST_NAMES else shown
 
 
 def _total(run: Run) -> str:
@@ -578,7 +579,7 @@ def _step_table(run: Run, now: Counts, unicode: bool) -> Any:
         table.add_column(no_wrap=True)
     for step in run.steps:
         under_way = step.after is None
-        if step.failures:
+        if step.failures or (not under_way and step.done < (step.goal or 0)):
             mark = Text("✗" if unicode else "!", style="bold red")
         elif under_way:
             mark = Text("▸" if unicode else ">", style="bold yellow")

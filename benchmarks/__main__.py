@@ -6,6 +6,7 @@ import argparse
 import importlib
 import importlib.util
 import resource
+import signal
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ BENCHMARKS = {
     "tls": "what a handshake costs",
 }
 
+_NEEDED = ("alternator", "boto3", "matplotlib", "trustme")
 _HERE = Path(__file__).parent
 
 
@@ -31,10 +33,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run benchmarks; returns the exit status."""
     given = _parse(arguments)
     names = given.names or [name for name in BENCHMARKS if _exists(name)]
-    missing = [name for name in names if not _exists(name)]
-    if missing:
-        print(f"there is no benchmark {missing[0]!r} yet", file=sys.stderr)
+    problem = _problem(names)
+    if problem:
+        print(problem, file=sys.stderr)
         return 2
+    # An end from outside must end nginx and the workers, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     whole = not given.names
     # Only the whole run at full length replaces the report that is kept with the source.
     folder = given.output or (_HERE if whole and not given.quick else _HERE / "output")
@@ -70,10 +74,21 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "Without a name, all run (about five minutes) and write a report.",
         epilog="benchmarks: " + "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items()),
     )
-    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="benchmark")
+    parser.add_argument("names", nargs="*", metavar="benchmark")
     parser.add_argument("--quick", action="store_true", help="a short run, to see that it works")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where pictures go")
     return parser.parse_args(arguments)
+
+
+def _problem(names: list[str]) -> str | None:
+    for name in names:
+        if name not in BENCHMARKS or not _exists(name):
+            there = ", ".join(name for name in BENCHMARKS if _exists(name))
+            return f"there is no benchmark {name!r}; there are {there}"
+    for module in _NEEDED:
+        if importlib.util.find_spec(module) is None:
+            return f"{module} is not installed; do: pip install 'alternator-lb[benchmarks]'"
+    return None
 
 
 def _exists(name: str) -> bool:

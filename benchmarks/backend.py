@@ -19,6 +19,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 __all__ = ["Backend", "BackendError", "Target", "Traffic", "find_nginx"]
 
@@ -148,7 +149,8 @@ class Backend:
         methods: defaultdict[str, set[str]] = defaultdict(set)
         with open(self._folder / "access.log") as lines:
             for line in lines:
-                node, connection, method, length, reused = line.rstrip("\n").split("\t")
+                node, connection, request, length, reused = line.rstrip("\n").split("\t")
+                method = request.split()[0]
                 if method == "POST":
                     seen.calls += 1
                     seen.calls_by_node[node] += 1
@@ -252,7 +254,7 @@ class Backend:
 
 
 def _query_answer() -> str:
-    items = []
+    items: list[dict[str, Any]] = []
     size = 0
     while size < _QUERY_BYTES:
         item = {**_ITEM, "sk": {"S": f"order#{len(items):06}"}, "note": {"S": "x" * 700}}
@@ -261,14 +263,15 @@ def _query_answer() -> str:
     return json.dumps({"Items": items, "Count": len(items), "ScannedCount": len(items)})
 
 
-# One process without a master: one pid to end, and no worker that could outlive it.
+# One process without a master: one pid to end, and no worker that could outlive it. It logs the
+# request line, since $request_method turns into GET on the detour of a Query.
 _CONFIGURATION = """
 daemon off;
 master_process off;
 pid {folder}/nginx.pid;
 events {{ worker_connections {files}; multi_accept on; }}
 http {{
-    log_format seen "$server_addr\\t$connection\\t$request_method\\t$request_length\\t\
+    log_format seen "$server_addr\\t$connection\\t$request\\t$request_length\\t\
 $ssl_session_reused";
     {access};
     client_body_temp_path {folder}/body;

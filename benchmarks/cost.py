@@ -160,7 +160,7 @@ def _cost_picture(found: Sequence[tuple[_Scenario, Samples]]) -> Bars:
     return Bars(
         name="cost",
         title="What a call costs the client in CPU",
-        subtitle="Shorter is better; 1.00 is plain boto3 with one node. The thin lines are the spread",
+        subtitle="Shorter is better; 1.00 is plain boto3 with one node; thin lines: the spread",
         x_label="client CPU of a call, compared with the first of each group",
         groups=groups,
     )

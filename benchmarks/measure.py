@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
@@ -53,7 +54,13 @@ class Worker:
         context = multiprocessing.get_context("spawn")  # fork would copy this process's state
         self._pipe, child = context.Pipe()
         self._process = context.Process(target=_work, args=(child,), daemon=True)
-        self._process.start()
+        # Ctrl-C is for this process, which then ends the worker; the worker inherits the mask.
+        resource_tracker.ensure_running()  # it would lift the mask
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         child.close()
         return self
 
@@ -101,7 +108,6 @@ class Worker:
 
 
 def _work(pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the pipe
     os.environ["NO_PROXY"] = "*"
     while True:
         try:

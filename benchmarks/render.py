@@ -54,7 +54,10 @@ def draw(picture: Picture, folder: Path) -> Path:
     from matplotlib import pyplot
 
     with pyplot.rc_context({"font.size": 10, "text.color": _INK, "axes.edgecolor": _FAINT}):
-        figure = (_draw_bars if isinstance(picture, Bars) else _draw_lines)(picture, pyplot)
+        if isinstance(picture, Bars):
+            figure = _draw_bars(picture, pyplot)
+        else:
+            figure = _draw_lines(picture, pyplot)
         path = folder / f"{picture.name}.png"
         figure.savefig(path, dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.2)
         pyplot.close(figure)

@@ -15,11 +15,12 @@ from alternator_lb import AlternatorNodes, install_alternator_transport
 from .backend import Backend, Target
 from .measure import Sample, Spread, Worker, alternate, open_variant, ratios, run_calls, workers
 from .result import Lines, Options, Result, Series, Table
-from .variants import OPERATIONS, VARIANTS, balanced_client
+from .variants import OPERATIONS, VARIANTS, fake_domain_client
 
 __all__ = ["run"]
 
 _VARIANTS = ("turn", "peer", "ours")
+_GET = OPERATIONS["get"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _calls(options: Options, scale: _Scale) -> Samples:
             workers(
                 {name: VARIANTS[key] for name, (key, _) in names.items()},
                 {name: targets[nodes] for name, (_, nodes) in names.items()},
-                OPERATIONS["get"],
+                _GET,
             )
         )
         for name, (_, nodes) in names.items():  # each node's first call opens its connection
@@ -80,12 +81,10 @@ def _calls(options: Options, scale: _Scale) -> Samples:
 def _memory(scale: _Scale) -> tuple[float, float]:
     """Return the bytes that one more node takes, without a connection and with one."""
     few, many = scale.nodes[0], scale.nodes[-1]
-    with Backend(many) as backend:
-        # The same backend for both; it is the list that a client is told which differs.
-        traced = {}
-        for count in (few, many):
-            with Worker() as worker, Backend(count) as own:
-                traced[count] = worker.do(_traced_bytes, backend.target, own.target)
+    traced = {}
+    for count in (few, many):
+        with Backend(count) as backend, Worker() as worker:
+            traced[count] = worker.do(_traced_bytes, backend.target)
     idle, connected = (
         (large - small) / (many - few)
         for small, large in zip(traced[few], traced[many], strict=True)
@@ -120,19 +119,18 @@ def _polling(options: Options, scale: _Scale) -> _Polling:
 _kept: list[Any] = []
 
 
-def _traced_bytes(warm: Target, target: Target) -> tuple[int, int]:
-    open_variant(VARIANTS["ours"], replace(warm, addresses=warm.addresses[:1]), OPERATIONS["get"])
+def _traced_bytes(target: Target) -> tuple[int, int]:
+    open_variant(VARIANTS["ours"], replace(target, addresses=target.addresses[:1]), _GET)
     run_calls(10)  # loads what botocore loads once
     tracemalloc.start()
-    client = balanced_client(target)
-    nodes = client._endpoint.http_session.nodes
+    client = fake_domain_client(target)
+    nodes = install_alternator_transport(client, target.addresses[:3])
     nodes.refresh()
-    arguments = OPERATIONS["get"].arguments
-    client.get_item(**arguments)
+    client.get_item(**_GET.arguments)
     nodes.stop()
     idle = _traced_now()
-    for _ in range(len(target.addresses)):
-        client.get_item(**arguments)
+    for _ in target.addresses:
+        client.get_item(**_GET.arguments)
     return idle, _traced_now()
 
 
@@ -142,7 +140,7 @@ def _traced_now() -> int:
 
 
 def _poll_with_peer(target: Target) -> None:
-    open_variant(VARIANTS["peer"], target, OPERATIONS["get"])
+    open_variant(VARIANTS["peer"], target, _GET)
     run_calls(3)  # it polls once a second for a minute after a call
 
 
@@ -151,9 +149,9 @@ def _poll_with_ours(target: Target) -> None:
     nodes = AlternatorNodes(
         target.scheme, target.port, *target.addresses[:3], fetch_interval=1.0, idle_interval=1.0
     )
-    client = balanced_client(target, install=False)
+    client = fake_domain_client(target)
     install_alternator_transport(client, nodes)
-    client.get_item(**OPERATIONS["get"].arguments)  # from here on a client follows the list
+    client.get_item(**_GET.arguments)  # from here on a client follows the list
     _kept.append(client)
 
 
@@ -181,7 +179,7 @@ def _result(
             "node; all clients and all sizes take turns. Memory is what Python allocates for one "
             f"more node (a cluster of {many} against one of {few}). Polling is the CPU of a "
             f"process that makes no calls and asks once a second for a list of {many} nodes that "
-            "never changes."
+            "never changes; alternator-client asks each of its three seeds."
         ),
         tables=[
             Table(
@@ -208,7 +206,7 @@ def _result(
             ),
             Table(
                 f"Polling a list of {many} nodes",
-                ["client", "share of a core", "polls a second"],
+                ["client", "share of a core", "requests a second"],
                 [
                     [
                         VARIANTS[key].label,

@@ -1,4 +1,7 @@
-"""The clients that are compared, as data: to compare one more, add one line to `VARIANTS`."""
+"""The clients that are compared, as data: one more is one line in `VARIANTS`.
+
+Settings of this library are keywords: ``functools.partial(_balanced, connect_timeout=1.0)``.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import itertools
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +23,7 @@ from alternator_lb import install_alternator_transport
 
 from .backend import Target
 
-__all__ = ["OPERATIONS", "VARIANTS", "Call", "Operation", "Variant", "balanced_client"]
+__all__ = ["OPERATIONS", "VARIANTS", "Call", "Operation", "Variant", "fake_domain_client"]
 
 Call = Callable[[], object]  # makes one call and waits for its answer
 
@@ -88,11 +92,14 @@ def _plain_client(target: Target) -> Any:
     return _client(target, target.urls[0])
 
 
-def balanced_client(target: Target, *, install: bool = True, **settings: Any) -> Any:
-    """Return a client for the fake domain, with this library installed or ready for it."""
-    client = _client(target, f"{target.scheme}://{_FAKE_DOMAIN}:{target.port}")
-    if install:
-        install_alternator_transport(client, target.addresses[:3], **settings)
+def fake_domain_client(target: Target) -> Any:
+    """Return a client for the fake domain, for this library to be installed in."""
+    return _client(target, f"{target.scheme}://{_FAKE_DOMAIN}:{target.port}")
+
+
+def _balanced_client(target: Target, **settings: Any) -> Any:
+    client = fake_domain_client(target)
+    install_alternator_transport(client, target.addresses[:3], **settings)
     return client
 
 
@@ -101,7 +108,7 @@ def _plain(target: Target, operation: Operation) -> Call:
 
 
 def _balanced(target: Target, operation: Operation, **settings: Any) -> Call:
-    return _bound(balanced_client(target, **settings), operation)
+    return _bound(_balanced_client(target, **settings), operation)
 
 
 def _in_turn(target: Target, operation: Operation) -> Call:
@@ -127,7 +134,7 @@ def _alternator_client(target: Target, operation: Operation) -> Call:
     }
     if target.ca_file is not None:
         given["tls"] = alternator.TLS(
-            custom_ca_cert_paths=(target.ca_file,), trust_system_ca_certs=False
+            custom_ca_cert_paths=(Path(target.ca_file),), trust_system_ca_certs=False
         )
     client = alternator.create_client(
         alternator.Config(**given),
@@ -237,6 +244,6 @@ VARIANTS = {
         "botocore's send", "#8c8c8c", functools.partial(_send_alone, _plain_client)
     ),
     "send-ours": Variant(
-        "alternator_lb's send", "#0a7d4f", functools.partial(_send_alone, balanced_client)
+        "alternator_lb's send", "#0a7d4f", functools.partial(_send_alone, _balanced_client)
     ),
 }

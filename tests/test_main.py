@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import select
 import signal
@@ -61,13 +60,16 @@ class TestDemo:
         ended = run("demo", "--items", "60")
         assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout
         lines = ended.stdout.splitlines()
-        nodes = re.findall(r"127\.\d+\.\d+\.\d+:\d+", lines[3])
+        told, _, hosts = lines[3].partition(": ")
+        assert told.endswith("told of 3 nodes")
+        port = lines[0].rpartition(" ")[2]
+        nodes = [f"{host}:{port}" for host in hosts.split(", ")]
         assert len(set(nodes)) == 3
         written = lines.index("write 60 items")
         assert [re.sub(r", .*", "", line).split() for line in lines[written + 1 : written + 4]] == [
             [node, "20", "calls"] for node in nodes
         ]
-        stopped, _, _ = nodes[0].partition(":")
+        stopped = hosts.partition(",")[0]
         for step in ("read 60 items", f"read on while {stopped} stops", "read 60 items, all"):
             assert f"\n{step}" in ended.stdout
         assert re.search(rf"{nodes[0]} .* calls, .*; stopped", ended.stdout)
@@ -85,7 +87,9 @@ class TestDemo:
         ended = run("demo", "--endpoint", cluster.url, "--items", "60", *signed(cluster))
         assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout
         assert all(f"{node.address}:{cluster.port}" in ended.stdout for node in cluster.nodes)
-        served = [node.report.calls - known for node, known in zip(cluster.nodes, before)]
+        served = [
+            node.report.calls - known for node, known in zip(cluster.nodes, before, strict=True)
+        ]
         assert min(served) >= 40
         assert tables(cluster) == []
 
@@ -112,7 +116,7 @@ class TestDemo:
         assert main(["demo", "--endpoint", cluster.url, "--items", "60", *signed(cluster)]) == 1
         out, error = capsys.readouterr()
         assert "none failed" in out
-        assert "10 FAILED" in out or "11 FAILED" in out or "12 FAILED" in out or "13 FAILED" in out
+        assert re.search(r"\b1[0-3] FAILED", out)  # ten, and those that were under way then
         assert "was read as" in error
         assert tables(cluster) == []
 
@@ -275,7 +279,7 @@ class TestNodes:
 
     @pytest.mark.parametrize(
         "seeds",
-        [["http://127.0.0.1:1/path"], ["http://127.0.0.1:1", "https://127.0.0.1:1"], ["ftp://a"]],
+        [["http://127.0.0.1:1/path"], ["http://127.0.0.1:1", "https://127.0.0.1:1"]],
     )
     def test_a_seed_that_cannot_be(self, seeds, capsys):
         assert main(["nodes", *seeds]) == 2
@@ -297,6 +301,7 @@ def test_help(capsys):
 
 def run_on_terminal(*arguments: str, terminal: str = "xterm-256color") -> tuple[str, int]:
     """Run a command on a terminal of its own; return what it showed, and its exit status."""
+    pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
     ours, theirs = pty.openpty()
     settings = {"TERM": terminal, "COLUMNS": "100", "LINES": "40", "PYTHONIOENCODING": "utf-8"}
     environment = {**os.environ, **settings}

@@ -143,6 +143,7 @@ class Listener:
             grace: seconds that answers on their way may take; what is left then is cut.
         """
         self._close_socket()
+        await self._leave_greetings()
         if not self.frozen:
             for connection in list(self.connections):
                 connection.finish()
@@ -153,10 +154,7 @@ class Listener:
     async def abort(self) -> None:
         """Close the listener and cut every connection, whatever it is doing."""
         self._close_socket()
-        for task in list(self._greetings):
-            task.cancel()
-        if self._greetings:
-            await asyncio.wait(self._greetings, timeout=_CLOSE_SECONDS)
+        await self._leave_greetings()
         for connection in list(self.connections):
             connection.abort()
         await self._until_empty(_CLOSE_SECONDS)
@@ -210,6 +208,12 @@ class Listener:
             await asyncio.wait_for(self._empty.wait(), seconds)
         except asyncio.TimeoutError:
             log.debug("%d connections still open", len(self.connections))
+
+    async def _leave_greetings(self) -> None:
+        for task in self._greetings:
+            task.cancel()
+        if self._greetings:
+            await asyncio.wait(self._greetings, timeout=_CLOSE_SECONDS)
 
     def _close_socket(self) -> None:
         if self._socket is not None:
@@ -294,6 +298,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection, and the answer on its way."""
         self._listener.left(self, self._socket)
+        if self._transport is not None:
+            self._transport.close()  # Python 3.10 warns of TLS transports that their peer closed
         if self._task is not None:
             self._task.cancel()
 
