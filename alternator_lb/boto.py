@@ -144,10 +144,13 @@ class BalancedSession(URLLib3Session):  # type: ignore[misc]
     def send(self, request: Any) -> Any:
         """Send a request as botocore does; where no node can be reached, say which were tried."""
         try:
-            return super().send(request)
+            response = super().send(request)
         except EndpointConnectionError as error:
             error.args = (f"{error} ({error.kwargs['error']})",)
             raise
+        if response.status_code == 400 and b"RequestLimitExceeded" in response.content:
+            response.raw.alternator_node.overloads.tick()
+        return response
 
     def close(self) -> None:
         """Close the idle connections; stop the nodes if the installation made them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import queue
+import socket
 import time
 import weakref
 from collections import deque
@@ -73,11 +74,40 @@ def close_idle(idle: Any) -> None:
 
 
 class NodeConnection:
-    """Mixed into a connection class of urllib3 or botocore: sends the Host that was signed."""
+    """Mixed into a connection class of urllib3 or botocore.
+
+    It sends the Host that was signed, and tells since when a call has been waiting on it: only
+    the thread that has the connection writes ``busy_since``, so that needs no lock.
+    """
 
     host_header: str | None = None
     node_pool: Any = None
     generation: int = 0
+    busy_since: float = 0.0
+    answer: Any = None
+    open_ones: set[NodeConnection] | None = None
+
+    def connect(self) -> None:
+        """Connect, and be found from here on by who looks after the open connections."""
+        super().connect()  # type: ignore[misc]
+        if self.open_ones is not None:
+            self.open_ones.add(self)
+
+    def close(self) -> None:
+        """Close, and be found no more."""
+        if self.open_ones is not None:
+            self.open_ones.discard(self)
+        super().close()  # type: ignore[misc]
+
+    def cut(self) -> None:
+        """Have a call that waits on this connection in another thread fail as if it was closed."""
+        sock = self.sock  # type: ignore[attr-defined]
+        if sock is not None:
+            try:
+                # Not SSLSocket's own shutdown: it would pull the rug from under the reader.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            except OSError:
+                pass  # it was closed already
 
     def putrequest(
         self, method: str, url: str, skip_host: bool = False, skip_accept_encoding: bool = False
@@ -103,9 +133,19 @@ class NodePool:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if kwargs.get("block"):
             self.QueueCls = queue.LifoQueue
+        self.open_ones: set[NodeConnection] = set()
         super().__init__(*args, **kwargs)
         if not _URLLIB3_CLOSES_IDLE:
             weakref.finalize(self, close_idle, self.pool)
+
+    def _new_conn(self) -> Any:
+        conn = super()._new_conn()  # type: ignore[misc]
+        conn.open_ones = self.open_ones
+        return conn
+
+    def busy(self) -> list[NodeConnection]:
+        """Return the connections that calls are waiting on."""
+        return [conn for conn in list(self.open_ones) if conn.busy_since]
 
     def drop_idle(self) -> None:
         """Close the idle connections; the pool goes on."""
@@ -127,6 +167,7 @@ class NodePool:
     def forget_inherited(self) -> None:
         """In a child process: drop the connections that the parent goes on using."""
         inherited = self.pool
+        self.open_ones = set()
         if inherited is None:
             return
         self.pool = type(inherited)(inherited.maxsize)

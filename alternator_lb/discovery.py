@@ -63,7 +63,16 @@ class Discovery:
         Raises:
             DiscoveryError: it cannot be reached, or gives no usable list; the text says why.
         """
-        body = self._get(address, "/localnodes")
+        status, body = self._get(address, "/localnodes")
+        if status != 200:
+            raise DiscoveryError(
+                f"{address} answered /localnodes with HTTP status {status}; "
+                "is this the port of Alternator?"
+            )
+        if len(body) > MAX_ANSWER_BYTES:
+            raise DiscoveryError(
+                f"{address} answered /localnodes with more than {MAX_ANSWER_BYTES} bytes"
+            )
         try:
             listed = json.loads(body)
         except (ValueError, RecursionError):
@@ -90,6 +99,27 @@ class Discovery:
             )
         return Answer(address, tuple(nodes), tuple(skipped))
 
+    def probe(self, address: NodeAddress) -> int:
+        """Ask one node for a sign of life, on the same path.
+
+        Args:
+            address: the node to ask.
+
+        Returns:
+            The HTTP status of its answer, whatever it was.
+
+        Raises:
+            DiscoveryError: it cannot be reached, or stays silent.
+        """
+        started = time.monotonic()
+        try:
+            return self._get(address, "/localnodes")[0]
+        except DiscoveryError:
+            # The kept connection may have been closed in the instant of use: that is no silence.
+            if time.monotonic() - started >= self._settings.discovery_timeout / 2:
+                raise
+        return self._get(address, "/localnodes")[0]
+
     def forget_all_but(self, addresses: Iterable[NodeAddress]) -> None:
         """Close the connections to every other node."""
         kept = set(addresses)
@@ -113,7 +143,7 @@ class Discovery:
             # The lock inside may have been held in the parent at the moment of the fork.
             http.pools = type(http.pools)(100)
 
-    def _get(self, address: NodeAddress, path: str) -> bytes:
+    def _get(self, address: NodeAddress, path: str) -> tuple[int, bytes]:
         limit = self._settings.discovery_timeout
         timeout = urllib3.Timeout(connect=min(self._settings.connect_timeout, limit), read=limit)
         try:
@@ -131,18 +161,10 @@ class Discovery:
         except (HTTPError, OSError) as error:
             raise DiscoveryError(_why(address, error)) from error
         try:
-            if response.status != 200:
-                raise DiscoveryError(
-                    f"{address} answered {path} with HTTP status {response.status}; "
-                    "is this the port of Alternator?"
-                )
             body = _read(response, time.monotonic() + limit)
-            if len(body) > MAX_ANSWER_BYTES:
-                raise DiscoveryError(
-                    f"{address} answered {path} with more than {MAX_ANSWER_BYTES} bytes"
-                )
-            response.release_conn()
-            return body
+            if len(body) <= MAX_ANSWER_BYTES:
+                response.release_conn()
+            return response.status, body
         except (HTTPError, OSError) as error:
             raise DiscoveryError(_why(address, error)) from error
         finally:

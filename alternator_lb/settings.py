@@ -6,11 +6,12 @@ import dataclasses
 import difflib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .addresses import split_seed
 from .errors import InvalidSettingError
+from .events import NodeEvent
 
 if TYPE_CHECKING:
     from urllib3 import PoolManager
@@ -23,6 +24,16 @@ CaCerts = Path | bytes | Sequence[Path] | None
 ClientCert = Path | tuple[Path, Path] | None
 
 
+_SECONDS = (
+    "fetch_interval",
+    "idle_interval",
+    "connect_timeout",
+    "failover_timeout",
+    "discovery_timeout",
+    "late_after",
+)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """What can be set, with the defaults.
@@ -32,7 +43,15 @@ class Settings:
         idle_interval: seconds between two polls while no call is made.
         connect_timeout: seconds for one attempt to connect to one node, TLS included. The client's
             own connect timeout counts where it is shorter.
-        discovery_timeout: seconds that a node has to answer ``/localnodes`` in whole.
+        failover_timeout: seconds that one call may spend on connecting, over all nodes it tries.
+        discovery_timeout: seconds that a node has to connect, and then to answer ``/localnodes`` in
+            whole, when it is polled or probed.
+        watch: whether calls in flight are watched, so that a node that froze is found without
+            waiting for the read timeout.
+        late_after: seconds after which a call in flight is late, and its node is probed. A node
+            that answers the probe stays, however late its calls are.
+        listener: is called with each `NodeEvent` (joined, left, down, up), from whatever thread
+            noticed; what it raises is logged.
         verify: True checks the nodes' certificates, False does not, a path names the CA bundle (or
             the directory of CA certificates) to check them with. A patched client's own ``verify``
             counts for its calls.
@@ -51,7 +70,11 @@ class Settings:
     fetch_interval: float = 1.0
     idle_interval: float = 60.0
     connect_timeout: float = 1.5
-    discovery_timeout: float = 2.0
+    failover_timeout: float = 5.0
+    discovery_timeout: float = 0.8
+    watch: bool = True
+    late_after: float = 0.7
+    listener: Callable[[NodeEvent], object] | None = None
     verify: Verify = True
     ca_certs: CaCerts = None
     client_cert: ClientCert = None
@@ -59,8 +82,12 @@ class Settings:
     http: PoolManager | None = None
 
     def __post_init__(self) -> None:
-        for name in ("fetch_interval", "idle_interval", "connect_timeout", "discovery_timeout"):
+        for name in _SECONDS:
             check_seconds(name, getattr(self, name))
+        if not isinstance(self.watch, bool):
+            raise _wrong("watch", self.watch, "True or False")
+        if self.listener is not None and not callable(self.listener):
+            raise _wrong("listener", self.listener, "a function that takes one event")
         if not isinstance(self.verify, (bool, str, os.PathLike)):
             raise _wrong("verify", self.verify, "True, False or the path of a CA bundle")
         if self.client_cert is not None and not (

@@ -7,12 +7,20 @@ import os
 import random
 import ssl
 import threading
+import time
 import weakref
 from collections.abc import Callable
+from http.client import HTTPException
 from typing import Any
 
 from urllib3.connectionpool import HTTPConnectionPool
-from urllib3.exceptions import ClosedPoolError, HTTPError, NewConnectionError, SSLError
+from urllib3.exceptions import (
+    ClosedPoolError,
+    HTTPError,
+    NewConnectionError,
+    ReadTimeoutError,
+    SSLError,
+)
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from .addresses import host_header
@@ -23,6 +31,7 @@ __all__ = ["NoNodeReachableError", "Rotation", "VirtualPool"]
 
 # What connect() can raise: nothing was sent when it does.
 _CONNECT_ERRORS = (OSError, HTTPError, CertificateError)
+_TLS_ERRORS = (ssl.SSLError, SSLError, CertificateError)
 
 
 class NoNodeReachableError(NewConnectionError):
@@ -50,15 +59,51 @@ class Rotation:
         self.wake: Callable[[], None] | None = None
         self._open_pool = open_pool
         self._by_node: dict[Node, Any] = {}
+        self._retired: list[Any] = []  # pools that got no new call since, and have calls in flight
         nodes.subscribe(self)
         _all.add(self)
 
-    def publish(self, live: tuple[Node, ...]) -> list[Any]:
-        """Take over a new tuple: who stays keeps pool and connections. Called under nodes' lock."""
+    def publish(self, live: tuple[Node, ...], convicted: Node | None) -> list[Any]:
+        """Take over a new tuple: who stays keeps pool and connections. Called under nodes' lock.
+
+        Args:
+            live: the nodes from here on.
+            convicted: a node that failed just now: its connections are not used again.
+        """
         before = self._by_node
-        self._by_node = {node: before.get(node) or self._opened(node) for node in live}
+        self._by_node = {
+            node: before.get(node)
+            if node in before and node is not convicted
+            else self._opened(node)
+            for node in live
+        }
         self.pools = tuple(self._by_node.values())
-        return [pool for node, pool in before.items() if node not in self._by_node]
+        retired = [pool for node, pool in before.items() if self._by_node.get(node) is not pool]
+        self._retired = [pool for pool in (*self._retired, *retired) if pool.open_ones]
+        return retired
+
+    def late_calls(self, now: float, late_after: float) -> tuple[bool, set[Node]]:
+        """Return whether calls are in flight, and the nodes that keep one waiting for too long.
+
+        Args:
+            now: the monotonic time.
+            late_after: seconds.
+        """
+        in_flight = False
+        late = set()
+        for pool in (*self.pools, *self._retired):
+            for conn in pool.busy():
+                in_flight = True
+                if now - conn.busy_since > late_after:
+                    late.add(pool.node)
+        return in_flight, late
+
+    def cut(self, node: Node) -> None:
+        """Have the calls that wait on a node fail as if it had closed their connections."""
+        for pool in (*self.pools, *self._retired):
+            if pool.node is node:
+                for conn in pool.busy():
+                    conn.cut()
 
     def close_idle(self) -> None:
         """Close the idle connections of every node; calls in flight finish."""
@@ -138,6 +183,22 @@ class VirtualPool(HTTPConnectionPool):
             method, url, body, headers, retries, redirect, assert_same_host, **kwargs
         )
 
+    def _make_request(self, conn: Any, *args: Any, **kwargs: Any) -> Any:
+        node = conn.node_pool.node
+        try:
+            response = super()._make_request(conn, *args, **kwargs)
+        except ReadTimeoutError:
+            raise  # it says nothing about the node: the watch finds out
+        except (HTTPException, HTTPError, OSError) as error:
+            self._rotation.nodes.broke(node, _reason(error))
+            raise
+        # http.client's answer tells, when the connection is given back, whether it came whole.
+        conn.answer = getattr(response, "_original_response", response)
+        if response.status >= 500:
+            node.server_errors.tick()
+        response.alternator_node = node  # type: ignore[attr-defined]
+        return response
+
     def close(self) -> None:
         """Do nothing: the nodes' pools belong to the pool manager, see its ``clear()``."""
 
@@ -148,11 +209,14 @@ class VirtualPool(HTTPConnectionPool):
         rotation = self._rotation
         if rotation.wake is not None:
             rotation.wake()
-        failures: dict[Node, BaseException] = {}
+        failures: dict[Node, str] = {}
+        errors: list[BaseException] = []
+        now = time.monotonic()
+        deadline = now + rotation.nodes.settings.failover_timeout
         while True:
             pool = self._next_pool(failures)
-            if pool is None:
-                raise self._none_reachable(failures)
+            if pool is None or now >= deadline:
+                raise self._none_reachable(failures, errors, in_time=pool is None)
             try:
                 conn = pool._get_conn(timeout=call.pool_timeout)
             except ClosedPoolError:  # the node left between the pick and this line
@@ -160,17 +224,22 @@ class VirtualPool(HTTPConnectionPool):
             node = pool.node
             if conn.sock is None:
                 try:
-                    self._connect(conn, call.connect_timeout)
+                    self._connect(conn, call.connect_timeout, deadline - now)
                 except BaseException as error:
                     conn.close()
                     pool._put_conn(None)
                     if not isinstance(error, _CONNECT_ERRORS):
                         raise
-                    failures[node] = error
-                    rotation.nodes.failed_to_connect(node, error)
+                    failures[node] = reason = _reason(error)
+                    errors.append(error)
+                    rotation.nodes.failed_to_connect(node, error, reason)
+                    now = time.monotonic()
                     continue
                 node.connections.tick()
+                rotation.nodes.connected(node)
+                now = time.monotonic()
             node.calls.tick()
+            conn.busy_since = now
             conn.node_pool = pool
             conn.host_header = self._host_header
             conn.generation = _generation
@@ -183,18 +252,26 @@ class VirtualPool(HTTPConnectionPool):
             pool = self._blocked_on.__dict__.pop("pool", None)
             if pool is not None:
                 pool._put_conn(None)
-        elif conn.generation != _generation:  # the parent process goes on using its socket
+            return
+        conn.busy_since = 0.0
+        # An idle connection that refers to its pool would keep it alive: urllib3's finalizer of
+        # the pool refers to the idle connections.
+        pool, conn.node_pool = conn.node_pool, None
+        if conn.generation != _generation:  # the parent process goes on using its socket
             conn.close()
-        else:
-            # An idle connection that refers to its pool would keep it alive: urllib3's finalizer
-            # of the pool refers to the idle connections.
-            pool, conn.node_pool = conn.node_pool, None
-            pool._put_conn(conn)
+            return
+        answer, conn.answer = conn.answer, None
+        if answer is not None and answer.isclosed() and answer.length:
+            conn.close()
+            self._rotation.nodes.broke(pool.node, "the answer was cut short")
+        elif pool.node.health.broken:
+            pool.node.health.broken = 0
+        pool._put_conn(conn)
 
     def _validate_conn(self, conn: Any) -> None:
         conn.node_pool._validate_conn(conn)
 
-    def _next_pool(self, failures: dict[Node, BaseException]) -> Any:
+    def _next_pool(self, failures: dict[Node, str]) -> Any:
         rotation = self._rotation
         pools = rotation.pools
         if not pools:
@@ -210,34 +287,41 @@ class VirtualPool(HTTPConnectionPool):
                 return pool
         return None
 
-    def _connect(self, conn: Any, connect_timeout: Any) -> None:
+    def _connect(self, conn: Any, connect_timeout: Any, time_left: float) -> None:
         """Connect with the nodes' own, shorter timeout; the call's own governs what follows."""
-        limit = self._rotation.nodes.settings.connect_timeout
-        usual = conn.timeout
-        conn.timeout = (
-            min(limit, connect_timeout) if isinstance(connect_timeout, (int, float)) else limit
-        )
+        limit = min(self._rotation.nodes.settings.connect_timeout, time_left)
+        own = connect_timeout if isinstance(connect_timeout, (int, float)) else None
+        usual, conn.timeout = conn.timeout, limit if own is None else min(limit, own)
         conn.connect()
         conn.timeout = usual
-        conn.sock.settimeout(connect_timeout if isinstance(connect_timeout, (int, float)) else None)
+        conn.sock.settimeout(own)
 
-    def _none_reachable(self, failures: dict[Node, BaseException]) -> HTTPError:
-        tried = "; ".join(f"{node.address}: {_reason(error)}" for node, error in failures.items())
+    def _none_reachable(
+        self, failures: dict[Node, str], errors: list[BaseException], in_time: bool
+    ) -> HTTPError:
+        tried = "; ".join(f"{node.address}: {reason}" for node, reason in failures.items())
         text = f"no node of the cluster could be connected to: {tried}"
-        if failures and all(map(_is_tls, failures.values())):
+        if not in_time:
+            limit = self._rotation.nodes.settings.failover_timeout
+            text += f"; then the {limit:g} s of failover_timeout were over"
+        if errors and all(isinstance(error, _TLS_ERRORS) for error in errors):
             return SSLError(text)
         return NoNodeReachableError(self, text)  # type: ignore[arg-type]
 
 
-def _is_tls(error: BaseException) -> bool:
-    return isinstance(error, (ssl.SSLError, SSLError, CertificateError))
-
-
 def _reason(error: BaseException) -> str:
-    cause = error.__cause__ or error.__context__
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
-    return str(error) or type(error).__name__
+    """The words of the innermost cause: urllib3 wraps it in names of classes."""
+    cause: BaseException | None = error
+    text = str(error) or type(error).__name__
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return str(cause)
+        if isinstance(cause, TimeoutError):
+            return "timed out"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return text
 
 
 _all: weakref.WeakSet[Rotation] = weakref.WeakSet()
@@ -248,6 +332,7 @@ def _after_fork_in_child() -> None:
     global _generation
     _generation += 1
     for rotation in list(_all):
+        rotation._retired = []
         for pool in rotation.pools:
             pool.forget_inherited()
 

@@ -44,12 +44,16 @@ class BackendError(RuntimeError):
 
 @dataclass(frozen=True)
 class Target:
-    """What a client must know of a backend; travels to other processes."""
+    """What a client must know of a backend; travels to other processes.
+
+    ``connections`` is how many a client shall keep open to each node; None is its own default.
+    """
 
     scheme: str
     port: int
     addresses: tuple[str, ...]
     ca_file: str | None = None
+    connections: int | None = None
 
     @property
     def urls(self) -> list[str]:

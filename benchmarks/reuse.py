@@ -79,7 +79,7 @@ def _result(scale: _Scale, seen: dict[tuple[int, str], Traffic]) -> Result:
         name="reuse",
         title="Connection reuse",
         about=(
-            f"{scale.calls:,} signed GetItems from one thread, each client in a new process. The "
+            f"{scale.calls:,} signed GetItems from one thread, with everything at its default. The "
             "server counts: a connection is opened for calls if it carried one. botocore keeps "
             "connections to the ten hosts that it used last, so with more nodes than ten, taken in "
             "turn, every call finds its connection thrown away."

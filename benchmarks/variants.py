@@ -79,8 +79,7 @@ def _client(target: Target, url: str) -> Any:
         aws_access_key_id=_KEY,
         aws_secret_access_key=_SECRET,
         verify=target.ca_file,
-        # The same for all: with the default of 10, 32 threads would throw connections away.
-        config=Config(max_pool_connections=64),
+        config=Config(**_pool_size(target)),
     )
 
 
@@ -90,6 +89,10 @@ def _bound(client: Any, operation: Operation) -> Call:
 
 def _plain_client(target: Target) -> Any:
     return _client(target, target.urls[0])
+
+
+def _pool_size(target: Target) -> dict[str, int]:
+    return {"max_pool_connections": target.connections} if target.connections else {}
 
 
 def fake_domain_client(target: Target) -> Any:
@@ -130,7 +133,7 @@ def _alternator_client(target: Target, operation: Operation) -> Call:
         "seed_hosts": target.addresses[:3],
         "port": target.port,
         "scheme": target.scheme,
-        "max_pool_connections": 64,
+        **_pool_size(target),
     }
     if target.ca_file is not None:
         given["tls"] = alternator.TLS(

@@ -65,8 +65,10 @@ def test_a_listed_entry(entry: str) -> None:
 
 @pytest.mark.parametrize(
     "entry",
-    ["8e1a4c2c-7d4b-4a6c-9d3a-6b1f1f0e2d11", "db.example.com", "", "10.0.0.1:8000", "0.0.0.0", "::", 5]
-    + [None, {}, "224.0.0.1", "010.0.0.1"],
+    [
+        *("8e1a4c2c-7d4b-4a6c-9d3a-6b1f1f0e2d11", "db.example.com", "", "10.0.0.1:8000"),
+        *("0.0.0.0", "::", 5, None, {}, "224.0.0.1", "010.0.0.1"),
+    ],
 )
 def test_a_listed_entry_that_is_no_address_is_named(entry: object) -> None:
     with pytest.raises(ValueError) as error:
@@ -97,7 +99,9 @@ def test_the_name_is_no_part_of_the_identity() -> None:
         (("http", "[::1]", None), "[::1]"),
     ],
 )
-def test_the_host_header_is_what_botocore_signs(url: tuple[str, str, int | None], host: str) -> None:
+def test_the_host_header_is_what_botocore_signs(
+    url: tuple[str, str, int | None], host: str
+) -> None:
     from botocore.auth import _host_from_url
 
     assert host_header(*url) == host

@@ -1,4 +1,4 @@
-"""Install and uninstall: which clients, which settings stay, and that nothing leaves the cluster."""
+"""Install and uninstall: which clients, what stays, and that nothing leaves the cluster."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_seeds_come_in_many_forms(cluster: LocalCluster, make_client: Any, form:
 def test_scheme_and_port_come_from_the_endpoint(cluster: LocalCluster, make_client: Any) -> None:
     client = make_client(cluster, endpoint_url="http://dog.scylladb.com:1234")
     assert install_alternator_transport(client, "127.0.0.1").port == 1234
-    with pytest.raises(InvalidSettingError, match="says port 8000, but .* 1234"):
+    with pytest.raises(InvalidSettingError, match=r"says port 8000, but .* 1234"):
         install_alternator_transport(client, "127.0.0.1:8000")
     with pytest.raises(InvalidSettingError, match="says https, but"):
         install_alternator_transport(client, "https://127.0.0.1")
@@ -297,7 +297,7 @@ def test_close_stops_the_nodes_that_the_installation_made(
     client.close()
 
 
-# -- nothing leaves the cluster ----------------------------------------------------------------------
+# -- nothing leaves the cluster -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["environment", "config"])

@@ -203,27 +203,26 @@ def test_a_connect_attempt_has_a_timeout_of_its_own() -> None:
     """A listener whose backlog is full drops what else arrives, as a lost route does."""
     import socket
 
-    with socket.socket() as listener, ScriptedServer(
-        lambda conn, _: conn.sendall(answer(b"ok")), "127.0.0.42"
-    ) as alive:
+    with (
+        socket.socket() as listener,
+        ScriptedServer(lambda conn, _: conn.sendall(answer(b"ok")), "127.0.0.42") as alive,
+    ):
         listener.bind(("127.0.0.41", alive.port))
         listener.listen(0)
         fillers = [socket.socket() for _ in range(4)]
         for filler in fillers:
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
-        nodes = AlternatorNodes(
-            "http", alive.port, "127.0.0.41", "127.0.0.42", connect_timeout=0.2
-        )
+        nodes = AlternatorNodes("http", alive.port, "127.0.0.41", "127.0.0.42", connect_timeout=0.2)
+        nodes.stop()  # nobody probes: calls have to find out
         with AlternatorPoolManager(nodes, retries=False, timeout=60) as http:
             for _ in range(2):  # one of the turns is the dead node's
                 assert http.request("GET", f"http://{FAKE_DOMAIN}/").data == b"ok"
-        failures = {a.host: s.failures for a, s in nodes.stats().items()}
-        nodes.stop()
+        stats = {address.host: each for address, each in nodes.stats().items()}
         for filler in fillers:
             filler.close()
-    assert failures["127.0.0.41"] > 0
-    assert failures["127.0.0.42"] == 0
+    assert (stats["127.0.0.41"].failures, stats["127.0.0.42"].failures) == (1, 0)
+    assert (stats["127.0.0.41"].state, stats["127.0.0.41"].reason) == ("down", "timed out")
 
 
 def test_processes_start_at_different_nodes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import errno
 import functools
@@ -115,7 +116,7 @@ class Listener:
         self.frozen = False
         self._context = context
         self._socket: socket.socket | None = None
-        self._greetings: set[asyncio.Task[None]] = set()
+        self._greetings: dict[asyncio.Task[None], socket.socket] = {}
         self._sockets: set[socket.socket] = set()
         self._thawed = asyncio.Event()
         self._empty = asyncio.Event()
@@ -210,8 +211,10 @@ class Listener:
             log.debug("%d connections still open", len(self.connections))
 
     async def _leave_greetings(self) -> None:
-        for task in self._greetings:
-            task.cancel()
+        # asyncio (3.10) loses a socket whose handshake is cancelled: let it run into the end.
+        for greeted in self._greetings.values():
+            with contextlib.suppress(OSError):
+                greeted.shutdown(socket.SHUT_RDWR)
         if self._greetings:
             await asyncio.wait(self._greetings, timeout=_CLOSE_SECONDS)
 
@@ -239,7 +242,7 @@ class Listener:
             self.accepted += 1
             self._sockets.add(accepted)
             task = asyncio.get_running_loop().create_task(self._greet(accepted))
-            self._greetings.add(task)
+            self._greetings[task] = accepted
             task.add_done_callback(functools.partial(self._greeted, accepted))
 
     def _rest(self, error: OSError) -> None:
@@ -260,7 +263,7 @@ class Listener:
         )
 
     def _greeted(self, accepted: socket.socket, task: asyncio.Task[None]) -> None:
-        self._greetings.discard(task)
+        self._greetings.pop(task)
         error = None if task.cancelled() else task.exception()
         if task.cancelled() or error:
             # A task that was cancelled before its first step has closed nothing itself.

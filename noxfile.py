@@ -1,0 +1,71 @@
+"""Sessions: the tests on each Python and with the oldest dependencies, the linter, the types."""
+
+from __future__ import annotations
+
+import configparser
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["lint", "types", "tests", "oldest"]
+
+# What the tests themselves need of the extra "dev"; the rest is for other sessions.
+TEST_TOOLS = ("hypothesis", "pytest", "pytest-timeout")
+
+
+def requirements(section: str, name: str) -> list[str]:
+    """Return requirements as setup.cfg declares them."""
+    config = configparser.ConfigParser()
+    config.read(Path(__file__).with_name("setup.cfg"), encoding="utf-8")
+    return config[section][name].split()
+
+
+def oldest() -> list[str]:
+    """Return a pin on the oldest version of everything that users need to have."""
+    declared = requirements("options", "install_requires")
+    for extra in ("boto3", "requests"):
+        declared += requirements("options.extras_require", extra)
+    return [each.replace(">=", "==") for each in declared]
+
+
+def test_tools() -> list[str]:
+    """Return what the tests need besides the package."""
+    dev = requirements("options.extras_require", "dev")
+    return [each for each in dev if each.partition(">=")[0] in TEST_TOOLS]
+
+
+@nox.session(python=["3.10", "3.11", "3.12", "3.13"])
+def tests(session: nox.Session) -> None:
+    """Run the tests with the newest dependencies."""
+    session.install("-e", ".[boto3,requests,testing]", *test_tools())
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(name="oldest")
+def tests_with_oldest(session: nox.Session) -> None:
+    """Run the tests with the oldest dependencies that setup.cfg declares."""
+    session.install("-e", ".[boto3,requests,testing]", *oldest(), *test_tools())
+    session.run("python", "-c", SHOW_VERSIONS)
+    session.run("pytest", *session.posargs)
+
+
+SHOW_VERSIONS = """\
+from importlib.metadata import version
+print(*(f"{name} {version(name)}" for name in ("boto3", "botocore", "urllib3", "requests")))"""
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    session.install("ruff")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types."""
+    session.install("-e", ".[dev]")
+    session.run("mypy", "--strict")
+    session.run("mypy", "--strict", "examples", "noxfile.py")
