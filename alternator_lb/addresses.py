@@ -104,9 +104,12 @@ def split_seed(seed: object) -> Seed:
         raise InvalidSettingError(
             f"seed {seed!r} carries more than a scheme, a host and a port; leave the rest out"
         )
-    if port is not None:
-        check_port(port)
-    scheme = check_scheme(parts.scheme) if parts.scheme else None
+    try:
+        if port is not None:
+            check_port(port)
+        scheme = check_scheme(parts.scheme) if parts.scheme else None
+    except InvalidSettingError as error:
+        raise InvalidSettingError(f"seed {seed!r} cannot be used: {error}") from None
     return Seed(seed, scheme, _host(parts.hostname or "", seed), port)
 
 

@@ -21,6 +21,7 @@ from .errors import InvalidSettingError, NotADynamoDBClientError
 from .nodes import AlternatorNodes
 from .poolmanager import AlternatorPoolManager
 from .tls import build_context
+from .transport import node_of
 
 if TYPE_CHECKING:
     import ssl
@@ -149,7 +150,9 @@ class BalancedSession(URLLib3Session):  # type: ignore[misc]
             error.args = (f"{error} ({error.kwargs['error']})",)
             raise
         if response.status_code == 400 and b"RequestLimitExceeded" in response.content:
-            response.raw.alternator_node.overloads.tick()
+            node = node_of(response.raw)
+            if node is not None:
+                node.overloads.tick()
         return response
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ import functools
 import io
 import queue
 import socket
+import ssl
 import time
 import weakref
 from collections import deque
@@ -13,8 +14,9 @@ from http.client import HTTPResponse
 from typing import Any
 
 from urllib3 import connectionpool
+from urllib3.util.ssl_match_hostname import CertificateError
 
-__all__ = ["IdleConnections", "bounded_pool_class", "close_idle", "node_pool_class"]
+__all__ = ["IdleConnections", "bounded_pool_class", "close_idle", "node_pool_class", "reason_of"]
 
 # urllib3 before 1.26.16 does not close the idle connections of a pool that nobody refers to.
 _URLLIB3_CLOSES_IDLE = hasattr(connectionpool, "_close_pool_connections")
@@ -201,6 +203,22 @@ def bounded_pool_class(base: Any) -> Any:
         {"response_class": _BoundedResponse},
     )
     return type(f"Bounded{pool.__name__}", (pool,), {"ConnectionCls": connection})
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the words of the innermost cause: urllib3 wraps it in names of classes."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, CertificateError):
+            return f"certificate verify failed: {cause}"
+        if isinstance(cause, ssl.SSLError):
+            return str(cause)
+        if isinstance(cause, TimeoutError):
+            return "timed out"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error) or type(error).__name__
 
 
 class _BoundedResponse(HTTPResponse):

@@ -13,7 +13,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from .addresses import NodeAddress, parse_listed
-from .connection import bounded_pool_class
+from .connection import bounded_pool_class, reason_of
 from .errors import DiscoveryError
 from .settings import Settings
 from .tls import build_context
@@ -210,8 +210,8 @@ def _read(response: Any, deadline: float) -> bytes:
 
 
 def _why(address: NodeAddress, error: BaseException) -> str:
-    text = f"{address} did not answer /localnodes: {error}"
-    if "certificate verify failed" in text or "CERTIFICATE_VERIFY_FAILED" in text:
+    text = f"{address} did not answer /localnodes: {reason_of(error)}"
+    if "certificate verify failed" in text:
         text += (
             "; its certificate does not verify: name its CA with ca_certs, the name that it "
             "carries with server_hostname, or set verify=False"

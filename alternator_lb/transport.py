@@ -24,10 +24,11 @@ from urllib3.exceptions import (
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from .addresses import host_header
+from .connection import reason_of
 from .errors import DiscoveryError
 from .nodes import AlternatorNodes, Node
 
-__all__ = ["NoNodeReachableError", "Rotation", "VirtualPool"]
+__all__ = ["NoNodeReachableError", "Rotation", "VirtualPool", "node_of"]
 
 # What connect() can raise: nothing was sent when it does.
 _CONNECT_ERRORS = (OSError, HTTPError, CertificateError)
@@ -190,13 +191,13 @@ class VirtualPool(HTTPConnectionPool):
         except ReadTimeoutError:
             raise  # it says nothing about the node: the watch finds out
         except (HTTPException, HTTPError, OSError) as error:
-            self._rotation.nodes.broke(node, _reason(error))
+            self._rotation.nodes.broke(node, reason_of(error))
             raise
         # http.client's answer tells, when the connection is given back, whether it came whole.
         conn.answer = getattr(response, "_original_response", response)
+        conn.answer.alternator_node = node
         if response.status >= 500:
             node.server_errors.tick()
-        response.alternator_node = node  # type: ignore[attr-defined]
         return response
 
     def close(self) -> None:
@@ -230,7 +231,7 @@ class VirtualPool(HTTPConnectionPool):
                     pool._put_conn(None)
                     if not isinstance(error, _CONNECT_ERRORS):
                         raise
-                    failures[node] = reason = _reason(error)
+                    failures[node] = reason = reason_of(error)
                     errors.append(error)
                     rotation.nodes.failed_to_connect(node, error, reason)
                     now = time.monotonic()
@@ -309,19 +310,9 @@ class VirtualPool(HTTPConnectionPool):
         return NoNodeReachableError(self, text)  # type: ignore[arg-type]
 
 
-def _reason(error: BaseException) -> str:
-    """The words of the innermost cause: urllib3 wraps it in names of classes."""
-    cause: BaseException | None = error
-    text = str(error) or type(error).__name__
-    while cause is not None:
-        if isinstance(cause, ssl.SSLError):
-            return str(cause)
-        if isinstance(cause, TimeoutError):
-            return "timed out"
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return text
+def node_of(response: Any) -> Node | None:
+    """Return the node that gave a urllib3 response."""
+    return getattr(response._original_response, "alternator_node", None)
 
 
 _all: weakref.WeakSet[Rotation] = weakref.WeakSet()

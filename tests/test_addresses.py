@@ -55,7 +55,7 @@ def test_a_seed_that_agrees(seed: str, host: str) -> None:
 def test_a_seed_that_cannot_be_used_is_named(seed: object, said: str) -> None:
     with pytest.raises(InvalidSettingError, match=said) as error:
         parse_seed(seed, "http", 8000)
-    assert repr(seed) in str(error.value) or "scheme" in said or "port 0" in said
+    assert repr(seed) in str(error.value)
 
 
 @pytest.mark.parametrize("entry", ["10.0.0.1", "::1", "2001:db8::7"])

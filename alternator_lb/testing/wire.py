@@ -320,12 +320,14 @@ class Connection(asyncio.Protocol):
     def pause(self) -> None:
         """Read nothing until `resume`."""
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
+            with _gone_below():
+                self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read on, beginning with what arrived already."""
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+            with _gone_below():
+                self._transport.resume_reading()
             self._advance()
 
     def _close(self) -> None:
@@ -338,7 +340,10 @@ class Connection(asyncio.Protocol):
         # TLS would wait for the peer's goodbye, which a pooled connection never sends.
         transport = cast(asyncio.Transport, self._transport)
         if self in self._listener.connections:
-            if patience and transport.get_write_buffer_size():
+            unsent = 0
+            with _gone_below():
+                unsent = transport.get_write_buffer_size()
+            if patience and unsent:
                 asyncio.get_running_loop().call_later(0.05, self._hang_up, patience - 1)
             else:
                 asyncio.get_running_loop().call_soon(transport.abort)
@@ -398,6 +403,11 @@ class Connection(asyncio.Protocol):
         request, self._head = self._head, None
         request.body = body
         return request
+
+
+def _gone_below() -> contextlib.suppress:
+    # In Python 3.10 a TLS transport whose socket is closed falls over a None for a moment.
+    return contextlib.suppress(AttributeError)
 
 
 async def _respond(handler: Handler, request: Request) -> Response:
