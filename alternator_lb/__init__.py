@@ -13,6 +13,7 @@ from .errors import (
     InvalidSettingError,
     NotADynamoDBClientError,
 )
+from .events import NodeDown, NodeEvent, NodeJoined, NodeLeft, NodeUp
 from .nodes import AlternatorNodes, NodeStats
 from .poolmanager import AlternatorPoolManager
 from .transport import NoNodeReachableError
@@ -29,7 +30,12 @@ __all__ = [
     "InvalidSettingError",
     "NoNodeReachableError",
     "NodeAddress",
+    "NodeDown",
+    "NodeEvent",
+    "NodeJoined",
+    "NodeLeft",
     "NodeStats",
+    "NodeUp",
     "NotADynamoDBClientError",
     "__version__",
     "install_alternator_transport",

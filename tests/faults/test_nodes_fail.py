@@ -21,7 +21,7 @@ from .traffic import Traffic
 
 @pytest.fixture(params=["threads", "processes"])
 def cluster(request: Any) -> Iterator[LocalCluster]:
-    """Nodes in this process, and nodes that are processes: those are killed and stopped for real."""
+    """Nodes in this process, and nodes that are processes, to be killed and stopped for real."""
     with LocalCluster(nodes=3, processes=request.param == "processes") as cluster:
         make_table(cluster)
         yield cluster
