@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import platform
 import sys
 import textwrap
-import time
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -21,9 +18,8 @@ from urllib3.exceptions import InsecureRequestWarning
 
 from . import demo
 from ._version import __version__
-from .addresses import DEFAULT_PORTS, NodeAddress, Seed, split_seed
-from .discovery import Discovery
-from .errors import AlternatorError, DiscoveryError, InvalidSettingError
+from .addresses import DEFAULT_PORTS, Seed, split_seed
+from .errors import AlternatorError, InvalidSettingError
 from .nodes import AlternatorNodes
 
 __all__ = ["main"]
@@ -42,7 +38,7 @@ examples:
   {prog} demo --endpoint http://10.0.0.1:8000 --key alternator --secret secret_pass
       the same with a cluster of yours; a table is made for it, and deleted
   {prog} nodes http://10.0.0.1:8000
-      list the nodes of a cluster
+      list the nodes of a cluster, and how each one is
 """
 
 DEMO = """\
@@ -59,8 +55,8 @@ RULE = textwrap.fill(
 )
 
 NODES = """\
-Ask a cluster for its nodes, and each node for an answer. The exit status is 0 if any node told,
-1 if none did."""
+Ask a cluster for its nodes and probe each of them; show its state, since when, why, and when a
+running client would probe it next. The exit status is 0 if any node told, 1 if none did."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -216,20 +212,16 @@ def _demo(given: argparse.Namespace) -> int:
 
 
 def _display(plain: bool) -> demo.Display:
-    if not plain and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+    able = sys.stdout.isatty() and sys.stdout.encoding.lower().startswith("utf")
+    if able and not plain and os.environ.get("TERM") != "dumb":
         try:
-            return demo.live_display()
+            return demo.LiveDisplay()
         except ImportError:
             pass
-    return demo.plain_display()
+    return demo.Display()
 
 
 # -- nodes -------------------------------------------------------------------------------------
-
-# The most nodes that are asked at the same time.
-ASKED_AT_ONCE = 32
-
-Row = dict[str, str]
 
 
 def _nodes(given: argparse.Namespace) -> int:
@@ -237,49 +229,28 @@ def _nodes(given: argparse.Namespace) -> int:
     scheme, port = _scheme_and_port(seeds)
     nodes = AlternatorNodes(scheme, port, *given.seeds, **_tls_settings(given))
     nodes.refresh()
-    found = list(nodes.stats())
+    rows = [
+        {
+            "NODE": str(node),
+            "STATE": of.state,
+            "SINCE": f"{of.since:.1f} s",
+            "NEXT PROBE": "" if of.next_probe is None else f"in {of.next_probe:.1f} s",
+            "WHY": of.reason.removeprefix(f"{node} "),
+        }
+        for node, of in nodes.stats().items()
+    ]
     nodes.stop()
-    with (
-        contextlib.closing(Discovery(nodes.settings)) as discovery,
-        ThreadPoolExecutor(ASKED_AT_ONCE) as threads,
-    ):
-        rows = threads.map(lambda node: _row(node, discovery), found)
-        _print_table(list(rows))
+    _print_table(rows)
     return OK
 
 
-def _row(node: NodeAddress, discovery: Discovery) -> Row:
-    """One line of the table, from left to right; a column is there if any line has it."""
-    return {"NODE": str(node), "ANSWERS": _ask(node, discovery)}
-
-
-def _ask(node: NodeAddress, discovery: Discovery) -> str:
-    began = time.monotonic()
-    try:
-        discovery.ask(node)
-    except DiscoveryError as error:
-        return f"no: {_reason(error)}"
-    return f"in {1000 * (time.monotonic() - began):.1f} ms"
-
-
-def _reason(error: BaseException) -> str:
-    """What the system said, where it did: the rest of the text would not fit into a table."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        if isinstance(cause, TimeoutError):
-            return "timed out"
-        cause = cause.__cause__ or cause.__context__
-    return str(error)
-
-
-def _print_table(rows: Sequence[Row], out: Callable[[str], object] = print) -> None:
-    titles = list(dict.fromkeys(title for row in rows for title in row))
-    lines = [titles, *([row.get(title, "") for title in titles] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
+def _print_table(rows: Sequence[dict[str, str]]) -> None:
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        out("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+        print(
+            "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
 
 
 if __name__ == "__main__":

@@ -9,19 +9,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 import botocore.client
+from botocore.awsrequest import AWSResponse, HeadersDict
 from botocore.exceptions import EndpointConnectionError
 from botocore.httpsession import ProxyConfiguration, URLLib3Session, get_cert_path
 
+from ._version import __version__
 from .addresses import DEFAULT_PORTS, Seed, split_seed
 from .errors import InvalidSettingError, NotADynamoDBClientError
-from .nodes import AlternatorNodes
+from .nodes import AlternatorNodes, Node
 from .poolmanager import AlternatorPoolManager
+from .signing import SIGNATURE_VERSION
 from .tls import build_context
-from .transport import node_of
+from .transport import LeanResponse, node_of
+from .wire import Head
+
+try:
+    from botocore.context import get_context
+except ImportError:  # before botocore 1.37 no features of a call were noted
+    get_context = None
 
 if TYPE_CHECKING:
     import ssl
@@ -29,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["install_alternator_transport", "uninstall_alternator_transport"]
 
 log = logging.getLogger(__name__)
+
+_REBUILD = "rebuild_and_replace_user_agent_handler"
 
 SERVICES = ("dynamodb", "dynamodbstreams")
 
@@ -89,7 +100,11 @@ def install_alternator_transport(client: Any, seeds: Seeds, **settings: Any) -> 
         )
     verify = settings.get("verify", original._verify)
     session = BalancedSession(original, nodes, owned=owned, verify=verify)
+    if isinstance(current, BalancedSession):
+        _put_back_hooks(client)
     endpoint.http_session = session  # one assignment: a call takes the old one or the new one
+    if nodes.settings.lean:
+        _put_in_hooks(client, nodes.settings.short_user_agent)
     if isinstance(current, BalancedSession):
         current.close()
     return nodes
@@ -104,10 +119,11 @@ def uninstall_alternator_transport(client: Any) -> None:
     Raises:
         NotADynamoDBClientError: ``client`` is no DynamoDB client or resource.
     """
-    endpoint = _dynamodb_client(client)._endpoint
-    session = endpoint.http_session
+    client = _dynamodb_client(client)
+    session = client._endpoint.http_session
     if isinstance(session, BalancedSession):
-        endpoint.http_session = session.original
+        client._endpoint.http_session = session.original
+        _put_back_hooks(client)
         session.close()
 
 
@@ -129,6 +145,8 @@ class BalancedSession(URLLib3Session):  # type: ignore[misc]
         self.nodes = nodes
         self._owned = owned
         self._verify = verify
+        self._lean = nodes.settings.lean
+        self._targets: dict[str, str] = {}
         self._proxy_config = ProxyConfiguration()
         self._proxy_managers: dict[str, Any] = {}
         settings = original._get_pool_manager_kwargs()
@@ -145,10 +163,39 @@ class BalancedSession(URLLib3Session):  # type: ignore[misc]
     def send(self, request: Any) -> Any:
         """Send a request as botocore does; where no node can be reached, say which were tried."""
         try:
-            response = super().send(request)
+            return self._send_lean(request) or self._send_stock(self._manager, request)
         except EndpointConnectionError as error:
             error.args = (f"{error} ({error.kwargs['error']})",)
             raise
+
+    def _send_lean(self, request: Any) -> Any:
+        if (
+            not self._lean
+            or type(request.body) is not bytes
+            or request.stream_output
+            or "read_timeout" in (getattr(request, "context", None) or ())
+        ):
+            return None
+        url = request.url
+        target = self._targets.get(url)
+        if target is None:
+            target = self._path_url(url)
+            if len(self._targets) < 256:
+                self._targets[url] = target
+        pool = self._manager.connection_from_url(url)
+        answer = pool.lean(request.method, target, request.body, request.headers)
+        if type(answer) is not tuple:
+            return self._send_stock(_Continued(pool, answer), request)
+        head, content, node = answer
+        if head.status == 400 and b"RequestLimitExceeded" in content:
+            node.overloads.tick()
+        return LeanAWSResponse(request, target, head, content, node)
+
+    def _send_stock(self, manager: Any, request: Any) -> Any:
+        """Have botocore's own code send a request, and say in its own way what went wrong."""
+        stock = object.__new__(URLLib3Session)
+        stock.__dict__.update(self.__dict__, _manager=manager)
+        response = stock.send(request)
         if response.status_code == 400 and b"RequestLimitExceeded" in response.content:
             node = node_of(response.raw)
             if node is not None:
@@ -160,6 +207,115 @@ class BalancedSession(URLLib3Session):  # type: ignore[misc]
         super().close()
         if self._owned:
             self.nodes.stop()
+
+
+class _Continued:
+    """Takes the place of a pool manager, and of its pool, for a request that was begun."""
+
+    proxy_headers: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, pool: Any, call: Any) -> None:
+        self._pool = pool
+        self._call = call
+
+    def connection_from_url(self, url: str) -> Any:
+        return self
+
+    def urlopen(self, **kwargs: Any) -> Any:
+        return self._pool.urlopen(**kwargs, pool_timeout=self._call)
+
+
+class LeanAWSResponse(AWSResponse):  # type: ignore[misc]
+    """botocore's response, for an answer that was read whole."""
+
+    def __init__(self, request: Any, target: str, head: Head, content: bytes, node: Node) -> None:
+        self.url = request.url
+        self.status_code = head.status
+        self.headers = HeadersDict(head.headers)
+        self._content = content
+        self._made_of = (head, content, node, request.method, target)
+
+    @property
+    def raw(self) -> Any:
+        """urllib3's response; it is made when somebody asks for it."""
+        raw = self.__dict__.get("_raw")
+        if raw is None:
+            raw = self._raw = LeanResponse(*self._made_of)
+        return raw
+
+
+class UserAgent:
+    """Takes the place of a client's user agent creator: makes each text once.
+
+    The text depends on the features that a call uses, and on nothing else that can change.
+
+    Args:
+        original: botocore's own creator.
+        short: whether to send no more than what library this is.
+    """
+
+    def __init__(self, original: Any, short: bool) -> None:
+        self.original = original
+        self._texts: dict[Any, str] = {}
+        self._short = f"Boto3-alternator-lb/{__version__}" if short else None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.original, name)
+
+    def to_string(self) -> str:
+        """Return the text that botocore would make."""
+        if self._short is not None:
+            return self._short
+        context = get_context() if get_context is not None else None
+        features = frozenset(context.features) if context is not None else None
+        text = self._texts.get(features)
+        if text is None:
+            text = str(self.original.to_string())
+            if len(self._texts) < 256:
+                self._texts[features] = text
+        return text
+
+    def rebuild_and_replace_user_agent_handler(
+        self, operation_name: str, request: Any, **_: Any
+    ) -> None:
+        """Put the text in, with the features that were noted since the request was made."""
+        text = self.to_string()
+        if request.headers.get("User-Agent") not in (None, text):
+            request.headers.replace_header("User-Agent", text)
+
+
+def _choose_signer(signature_version: Any = None, **_: Any) -> str | None:
+    return SIGNATURE_VERSION if signature_version == "v4" else None
+
+
+def _service_id(client: Any) -> str:
+    name: str = client.meta.service_model.service_id.hyphenize()
+    return name
+
+
+def _put_in_hooks(client: Any, short_user_agent: bool) -> None:
+    """Make what is the same in every call of a client once. What is gone is left out."""
+    events, service = client.meta.events, _service_id(client)
+    events.register_last(f"choose-signer.{service}", _choose_signer, "alternator-lb-signer")
+    creator = getattr(client, "_user_agent_creator", None)
+    if hasattr(creator, "to_string"):
+        client._user_agent_creator = agent = UserAgent(creator, short_user_agent)
+        if hasattr(creator, _REBUILD):
+            event = f"request-created.{service}"
+            events.unregister(event, getattr(creator, _REBUILD))
+            events.register_last(event, getattr(agent, _REBUILD))
+
+
+def _put_back_hooks(client: Any) -> None:
+    events, service = client.meta.events, _service_id(client)
+    events.unregister(f"choose-signer.{service}", _choose_signer, "alternator-lb-signer")
+    agent = getattr(client, "_user_agent_creator", None)
+    if isinstance(agent, UserAgent):
+        client._user_agent_creator = agent.original
+        if hasattr(agent.original, _REBUILD):
+            event = f"request-created.{service}"
+            events.unregister(event, getattr(agent, _REBUILD))
+            events.register_last(event, getattr(agent.original, _REBUILD))
 
 
 def _dynamodb_client(given: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import queue
+import select
 import socket
 import ssl
 import time
@@ -14,7 +15,10 @@ from http.client import HTTPResponse
 from typing import Any
 
 from urllib3 import connectionpool
+from urllib3.util.connection import is_connection_dropped
 from urllib3.util.ssl_match_hostname import CertificateError
+
+from .wire import MAX_BODY, MAX_HEAD, Head, response_head
 
 __all__ = ["IdleConnections", "bounded_pool_class", "close_idle", "node_pool_class", "reason_of"]
 
@@ -88,12 +92,84 @@ class NodeConnection:
     busy_since: float = 0.0
     answer: Any = None
     open_ones: set[NodeConnection] | None = None
+    sock: Any
+    _poll: Any = None
 
     def connect(self) -> None:
         """Connect, and be found from here on by who looks after the open connections."""
         super().connect()  # type: ignore[misc]
+        if hasattr(select, "poll"):
+            poller = select.poll()
+            poller.register(self.sock, select.POLLIN)
+            self._poll = poller.poll
         if self.open_ones is not None:
             self.open_ones.add(self)
+
+    def dropped(self) -> bool:
+        """Whether an idle connection was closed by the node, or has bytes that nobody awaits."""
+        if self.sock is None:
+            return True
+        return bool(self._poll(0)) if self._poll is not None else is_connection_dropped(self)  # type: ignore[arg-type]
+
+    def exchange(
+        self, request: bytes, connect_timeout: float | None, read_timeout: float | None
+    ) -> tuple[Head, bytes] | None:
+        """Send a request in one piece, and return its answer if that is plain.
+
+        Otherwise None is returned, and ``sock`` is a `Replay`: urllib3's own code may send the
+        request into it, which has been sent already, and read the answer from its beginning.
+
+        Args:
+            request: the bytes of the whole request.
+            connect_timeout: seconds that sending may take, as in urllib3.
+            read_timeout: seconds to wait for each part of the answer.
+        """
+        sock = self.sock
+        data = b""
+        received = bytearray()
+        try:
+            if sock.gettimeout() != connect_timeout:
+                sock.settimeout(connect_timeout)
+            sock.sendall(request)
+        except OSError as error:
+            self.sock = Replay(sock, b"", send_error=error)
+            return None
+        try:
+            if read_timeout != connect_timeout:
+                sock.settimeout(read_timeout)
+            end = -1
+            while True:
+                part = sock.recv(16384)
+                data = data + part if data else part
+                end = data.find(b"\r\n\r\n") + 4
+                if end > 3:
+                    break
+                if not part or len(data) > MAX_HEAD:
+                    self.sock = Replay(sock, data, eof=not part)
+                    return None
+            head = response_head(data, end)
+            if head is None or head.length > MAX_BODY:
+                self.sock = Replay(sock, data)
+                return None
+            missing = end + head.length - len(data)
+            if missing > 0:
+                received = bytearray(data)
+                while missing > 0:
+                    part = sock.recv(missing)
+                    if not part:
+                        self.sock = Replay(sock, bytes(received), eof=True)
+                        return None
+                    received += part
+                    missing -= len(part)
+                data = bytes(received)
+            elif missing < 0:  # more than was announced: it must never be taken for an answer
+                body = data[end : end + head.length]
+                self.close()
+                return head, body
+            return head, data[end:]
+        except OSError as error:
+            self.sock = Replay(sock, bytes(received or data), read_error=error)
+            return None
 
     def close(self) -> None:
         """Close, and be found no more."""
@@ -126,6 +202,81 @@ class NodeConnection:
             self.putheader("Host", self.host_header)  # type: ignore[attr-defined]
 
 
+class Replay:
+    """Stands in for a connection's socket when urllib3's own code takes over in mid-response.
+
+    What is sent into it was sent already, and is dropped. What is read comes from what was
+    received already, and then from the socket. An error that occurred occurs again.
+
+    Args:
+        sock: the socket.
+        received: what was received of the answer.
+        eof: whether the node has closed the connection.
+        send_error: what sending ended with.
+        read_error: what receiving ended with.
+    """
+
+    def __init__(
+        self,
+        sock: Any,
+        received: bytes,
+        *,
+        eof: bool = False,
+        send_error: OSError | None = None,
+        read_error: OSError | None = None,
+    ) -> None:
+        self.sock = sock
+        self._received = received
+        self._eof = eof
+        self._send_error = send_error
+        self._read_error = read_error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
+
+    def sendall(self, data: Any, *flags: Any) -> None:
+        """Send nothing; fail as the real attempt did."""
+        if self._send_error is not None:
+            raise self._send_error
+
+    def makefile(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a reader for http.client."""
+        buffered = self.sock.makefile("rb")
+        received, self._received = self._received, b""
+        return io.BufferedReader(
+            _ReplayReader(buffered.detach(), received, self._eof, self._read_error)
+        )
+
+
+class _ReplayReader(io.RawIOBase):
+    def __init__(self, raw: Any, received: bytes, eof: bool, error: OSError | None) -> None:
+        self._raw = raw
+        self._received = memoryview(received)
+        self._eof = eof
+        self._error = error
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._received:
+            count = min(len(buffer), len(self._received))
+            buffer[:count] = self._received[:count]
+            self._received = self._received[count:]
+            return count
+        if self._error is not None:
+            raise self._error
+        if self._eof:
+            return 0
+        read: int | None = self._raw.readinto(buffer)
+        return read
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+
 class NodePool:
     """Mixed into a pool class of urllib3 or botocore: the connections to one node."""
 
@@ -144,6 +295,30 @@ class NodePool:
         conn = super()._new_conn()  # type: ignore[misc]
         conn.open_ones = self.open_ones
         return conn
+
+    def idle_connection(self) -> Any:
+        """Return the idle connection that was used last and is still open, or None."""
+        idle = self.pool
+        if type(idle) is not IdleConnections:
+            return None
+        while True:
+            try:
+                conn = idle._idle.pop()
+            except IndexError:
+                return None
+            if not conn.dropped():
+                return conn
+            conn.close()
+
+    def keep(self, conn: Any) -> None:
+        """Keep a connection for the next call, as ``_put_conn`` does, where that is plain."""
+        idle = self.pool
+        if type(idle) is IdleConnections and len(idle._idle) < idle.maxsize:
+            idle._idle.append(conn)
+            if self.pool is not idle:  # it was closed in the meantime
+                close_idle(idle)
+        else:
+            self._put_conn(conn)  # type: ignore[attr-defined]
 
     def busy(self) -> list[NodeConnection]:
         """Return the connections that calls are waiting on."""

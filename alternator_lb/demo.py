@@ -7,48 +7,40 @@ import itertools
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .addresses import NodeAddress
 from .boto import install_alternator_transport
+from .counters import Tally
 from .errors import AlternatorError
 
 if TYPE_CHECKING:
     from .nodes import AlternatorNodes
     from .testing import LocalCluster, LocalNode
 
-__all__ = [
-    "RULE",
-    "DemoError",
-    "Display",
-    "Endpoint",
-    "live_display",
-    "plain_display",
-    "run_demo",
-]
+__all__ = ["RULE", "DemoError", "Display", "Endpoint", "LiveDisplay", "run_demo"]
 
 FAKE_DOMAIN = "dog.scylladb.com"
 RULE = (
-    "every call succeeded; each item was read as it was written; in each step in which all nodes "
-    "were up, every node's calls were within 2 (or 2 %) of an even share; after a node had "
-    "stopped, the others served everything, and after its return it served again"
+    "every call succeeded; each item was read as it was written; in each step with a number of "
+    "calls, those of every node that was up were within 2 (or 2 %) of an even share; a node that "
+    "had stopped got no call, and after its return it served again"
 )
 
 # How far a node's share may be from even: this many calls, or this part of the share.
 SLACK_CALLS = 2
 SLACK_PART = 0.02
-# A call is over long before: this only ends a demo of a cluster that hangs.
-SILENCE_SECONDS = 60.0
-RETURN_SECONDS = 40.0
+# A node that was gone for long is probed every 30 s; what takes longer than this hangs.
+STEP_SECONDS = 40.0
 JOIN_SECONDS = 5.0
 # More failed calls than this in one step tell nothing new.
 MOST_FAILURES = 10
 
-MOST_NAMES = 5
 BAR_WIDTH = 16
-REFRESHES_PER_SECOND = 10
 
 
 class DemoError(AlternatorError):
@@ -56,34 +48,25 @@ class DemoError(AlternatorError):
 
 
 class Count(NamedTuple):
-    """What one node has served: DynamoDB calls, and connections that carried them."""
+    """What one node has served (DynamoDB calls, and connections for them), and how it is."""
 
     calls: int = 0
     connections: int = 0
+    state: str = "up"
 
 
 Counts = Mapping[str, Count]
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """A cluster to run the demo against, in place of one on this machine.
-
-    Args:
-        scheme: ``"http"`` or ``"https"``.
-        host: a node.
-        port: the port of every node.
-        key: the access key id; None sends requests that are not signed.
-        secret: the secret key.
-        settings: TLS settings of `AlternatorNodes`.
-    """
+class Endpoint(NamedTuple):
+    """A node of the cluster, who asks (None is not signed), and settings of `AlternatorNodes`."""
 
     scheme: str
     host: str
     port: int
     key: str | None = None
     secret: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass
@@ -93,49 +76,20 @@ class Step:
     title: str
     goal: int | None
     before: Counts
-    stopped: str | None = None
+    after: Counts | None = None  # as long as calls flow
     began: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
-    done: int = 0
+    done: Tally = field(default_factory=Tally)
     failures: list[str] = field(default_factory=list)
-    after: Counts | None = None
     over: bool = False
-    changed: threading.Condition = field(default_factory=threading.Condition)
 
-    @property
-    def now(self) -> Counts:
-        """What each node had served at the end, or at the beginning while calls flow."""
-        return self.before if self.after is None else self.after
-
-    def end_call(self, failure: str | None) -> None:
-        """Take note of a call that is over, and of how it failed."""
-        with self.changed:
-            self.done += 1
-            if failure is not None:
-                self.failures.append(failure)
-                self.over = self.over or len(self.failures) >= MOST_FAILURES
-            self.changed.notify_all()
-
-    def wait_for(self, until: Callable[[], bool], seconds: float) -> bool:
-        """Wait, while calls flow, until something holds; it is looked at after every call."""
-        with self.changed:
-            self.changed.wait_for(lambda: until() or self.over, timeout=seconds)
-            return until()
-
-    def wait_for_calls(self, calls: int) -> None:
-        """Wait until so many calls are over, however long that takes while calls end at all.
-
-        Raises:
-            DemoError: no call ends any more.
-        """
-        with self.changed:
-            while self.done < calls and not self.over:
-                if not self.changed.wait(SILENCE_SECONDS):
-                    raise DemoError(f"{self.title}: no call has ended for {SILENCE_SECONDS:g} s")
+    def served(self, now: Counts | None = None) -> dict[str, int]:
+        """How many calls each node served, up to the end or up to now."""
+        after = now or self.after or self.before
+        return {name: n.calls - self.before.get(name, Count()).calls for name, n in after.items()}
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """One part of the rule: whether it held, and what was seen."""
 
     held: bool
@@ -144,40 +98,21 @@ class Check:
 
 @dataclass
 class Run:
-    """What there is to show of a demo under way.
+    """A demo under way. The cluster is there where it is on this machine."""
 
-    Args:
-        counts: tells what each node has served until now.
-        threads: how many threads make calls.
-        display: is told what happens.
-    """
-
-    counts: Callable[[], Counts]
+    nodes: AlternatorNodes
+    cluster: LocalCluster | None
     threads: int
     display: Display
     steps: list[Step] = field(default_factory=list)
-    stopped: str | None = None
 
-
-@dataclass(frozen=True)
-class Display:
-    """Where a demo shows itself.
-
-    Args:
-        say: shows a line.
-        began: shows a step that has begun.
-        ended: shows a step that has ended.
-        total: shows what it all came to.
-        judge: shows whether a part of the rule held.
-        watch: shows the run, as it changes, for as long as the context lasts.
-    """
-
-    say: Callable[[str], None]
-    began: Callable[[Step], None]
-    ended: Callable[[Step], None]
-    total: Callable[[str], None]
-    judge: Callable[[Check], None]
-    watch: Callable[[Run], contextlib.AbstractContextManager[object]]
+    def counts(self) -> Counts:
+        """What the nodes themselves have counted, or the client where they cannot be asked."""
+        stats = {str(node): of for node, of in self.nodes.stats().items()}
+        if self.cluster is None:
+            return {name: Count(of.calls, of.connections, of.state) for name, of in stats.items()}
+        served = {_name(node): node.report for node in self.cluster.nodes}
+        return {n: Count(r.calls, r.connections, stats[n].state) for n, r in served.items()}
 
 
 def run_demo(
@@ -191,69 +126,39 @@ def run_demo(
 ) -> bool:
     """Write and read items through one patched boto3 client, and show which node served what.
 
-    Args:
-        display: where to show it.
-        endpoint: a cluster; None starts one on this machine, one of whose nodes is stopped and
-            started while calls flow.
-        nodes: how many nodes to start.
-        items: how many items to write and read.
-        threads: how many threads make calls.
-        tls: whether the nodes that are started speak https.
-
-    Returns:
-        Whether `RULE` held.
+    Without an endpoint, a cluster starts on this machine, and one of its nodes is stopped and
+    started while calls flow. Returns whether `RULE` held.
 
     Raises:
         AlternatorError: the cluster cannot be reached, or does not answer any more.
         ImportError: the extra ``testing`` is not installed.
     """
-    if endpoint is not None:
-        return _run(display, endpoint, None, items, threads)
-    from .testing import LocalCluster
+    with contextlib.ExitStack() as stack:
+        cluster = None
+        if endpoint is None:
+            from .testing import LocalCluster
 
-    with LocalCluster(nodes=nodes, tls=tls) as cluster:
-        many = _number(nodes, "node")
-        display.say(f"a cluster of {many} listens on this machine, on port {cluster.port}")
-        local = Endpoint(
-            cluster.scheme,
-            cluster.addresses[0],
-            cluster.port,
-            cluster.access_key,
-            cluster.secret_key,
-            {"ca_certs": cluster.ca_path} if tls else {},
-        )
-        return _run(display, local, cluster, items, threads)
-
-
-def _run(
-    display: Display, endpoint: Endpoint, cluster: LocalCluster | None, items: int, threads: int
-) -> bool:
-    client = _make_client(endpoint, threads)
-    nodes = install_alternator_transport(client, endpoint.host, **endpoint.settings)
-    url = client.meta.endpoint_url
-    display.say(f'client = boto3.client("dynamodb", endpoint_url="{url}", ...)')
-    more = "".join(f", {name}=..." for name in endpoint.settings)
-    display.say(f'nodes = install_alternator_transport(client, ["{endpoint.host}"]{more})')
-    with contextlib.closing(client):
-        found = nodes.refresh()
-        display.say(f"{endpoint.host} told of {_number(len(found), 'node')}: {_hosts(found)}")
-        run = Run(lambda: _counts(nodes, cluster), threads, display)
-        with _table(client, display) as table, display.watch(run):
-            checks = _traffic(run, client, table, items, cluster.nodes[0] if cluster else None)
-        display.total(_total(run))
-        checks.insert(0, _check_calls(run))
+            cluster = stack.enter_context(LocalCluster(nodes=nodes, tls=tls))
+            many, where = _number(nodes, "node"), (cluster.scheme, cluster.addresses[0])
+            display.say(f"a cluster of {many} listens on this machine, on port {cluster.port}")
+            trust = {"ca_certs": cluster.ca_path} if tls else {}
+            user = (cluster.access_key, cluster.secret_key)
+            endpoint = Endpoint(*where, cluster.port, *user, trust)
+        client = stack.enter_context(contextlib.closing(_make_client(endpoint, threads)))
+        url = client.meta.endpoint_url
+        display.say(f'client = boto3.client("dynamodb", endpoint_url="{url}", ...)')
+        live = install_alternator_transport(client, endpoint.host, **endpoint.settings)
+        more = "".join(f", {name}=..." for name in endpoint.settings)
+        display.say(f'nodes = install_alternator_transport(client, ["{endpoint.host}"]{more})')
+        hosts = ", ".join(node.host for node in live.refresh())
+        display.say(f"{endpoint.host} told of {_number(len(live.live), 'node')}: {hosts}")
+        run = Run(live, cluster, threads, display)
+        with _table(client) as table, display.watch(run):
+            checks = _traffic(run, client, table, items)
+        display.say("")
         for check in checks:
             display.judge(check)
         return all(check.held for check in checks)
-
-
-def _counts(nodes: AlternatorNodes, cluster: LocalCluster | None) -> Counts:
-    """What the nodes themselves have counted, or the client where they cannot be asked."""
-    if cluster is None:
-        stats = nodes.stats()
-        return {str(node): Count(of.calls, of.connections) for node, of in stats.items()}
-    reports = {_name(node): node.report for node in cluster.nodes}
-    return {name: Count(report.calls, report.connections) for name, report in reports.items()}
 
 
 def _make_client(endpoint: Endpoint, threads: int) -> Any:
@@ -279,7 +184,7 @@ def _make_client(endpoint: Endpoint, threads: int) -> Any:
 
 
 @contextlib.contextmanager
-def _table(client: Any, display: Display) -> Iterator[str]:
+def _table(client: Any) -> Iterator[str]:
     """Make a table of a name that nobody else uses, and delete it whatever happens."""
     name = f"alternator_lb_demo_{uuid.uuid4().hex[:12]}"
     try:
@@ -293,21 +198,17 @@ def _table(client: Any, display: Display) -> Iterator[str]:
         waiter.wait(TableName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 60})
         yield name
     except BaseException as wrong:
-        if getattr(wrong, "operation_name", None) == "CreateTable":  # refused, so there is none
-            raise
-        # What went wrong before matters more than a table that could not be deleted.
-        try:
-            client.delete_table(TableName=name)
-        except Exception as error:
-            display.say(f"table {name} could not be deleted: {error}")
+        # What went wrong matters more than a table that cannot be deleted; if it was refused,
+        # there is none.
+        if getattr(wrong, "operation_name", None) != "CreateTable":
+            with contextlib.suppress(Exception):
+                client.delete_table(TableName=name)
         raise
     client.delete_table(TableName=name)
 
 
-def _traffic(
-    run: Run, client: Any, table: str, items: int, to_stop: LocalNode | None
-) -> list[Check]:
-    """Go through the steps; return the parts of the rule that are about nodes."""
+def _traffic(run: Run, client: Any, table: str, items: int) -> list[Check]:
+    """Go through the steps; return what has become of each part of the rule."""
 
     def write(number: int) -> None:
         client.put_item(TableName=table, Item=_item(number))
@@ -319,119 +220,113 @@ def _traffic(
             raise DemoError(f"item {wanted['id']['S']!r} was read as {answer.get('Item')!r}")
 
     many = _number(items, "item")
-    with _calls(run, f"write {many}", write, items) as writing:
-        pass
-    with _calls(run, f"read {many}", read, items) as reading:
-        pass
-    even = [writing, reading]
     checks: list[Check] = []
-    if to_stop is not None and len(run.counts()) > 1:
-        checks = _stop_and_return(run, to_stop, read, items)
-        with _calls(run, f"read {many}, all nodes up again", read, items) as again:
-            pass
-        even.append(again)
-    elif to_stop is not None:
-        run.display.say("the only node is not stopped; with --nodes 2 or more, one is")
-    return [_check_even(even), *checks]
+    _calls(run, f"write {many}", write, goal=items)
+    _calls(run, f"read {many}", read, goal=items)
+    if run.cluster is not None and len(run.cluster.nodes) > 1:
+        checks = _stop_and_return(run, run.cluster.nodes[0], read, items)
+        _calls(run, f"read {many} from all again", read, goal=items)
+    return [_check_calls(run.steps), _check_even(run.steps), *checks]
 
 
 def _stop_and_return(
     run: Run, node: LocalNode, read: Callable[[int], None], items: int
 ) -> list[Check]:
     name, host = _name(node), node.address
-    with _calls(run, f"read on while {host} stops", read, None) as stopping:
-        stopping.wait_for_calls(items // 3)
-        node.stop()
-        run.stopped = stopping.stopped = name
-        at_stop = run.counts()
-        stopping.wait_for_calls(stopping.done + items)
-    others = _served(stopping.now, at_stop)
-    itself = others.pop(name)
-    stopped = Check(
-        itself == 0 and any(others.values()),
-        f"after {host} had stopped, the others served {sum(others.values())} calls, it {itself}",
+
+    def has(state: str) -> bool:
+        return run.counts()[name].state == state
+
+    _calls(run, f"read while {host} stops", read, first=node.stop, until=partial(has, "down"))
+    without = _calls(run, f"read {_number(items, 'item')} without it", read, goal=items)
+    calls = without.served()[name]
+    stopped = Check(calls == 0, f"{host} had stopped, and got {calls} of {items} calls after it")
+    served = run.counts()[name].calls
+    # Only a probe lets it in again; then a call has to get there.
+    back = _calls(
+        run,
+        f"read until {host} is back",
+        read,
+        first=node.start,
+        until=lambda: has("up") and run.counts()[name].calls > served,
     )
-    served = at_stop[name].calls
-    with _calls(run, f"read on until {host} is back", read, None) as returning:
-        node.start()
-        began = time.monotonic()
-        back = returning.wait_for(lambda: run.counts()[name].calls > served, RETURN_SECONDS)
-        seconds = time.monotonic() - began
-        run.stopped = None
-    found = (
-        f"served again {seconds:.1f} s after its return"
-        if back
-        else f"served no call in the {seconds:.0f} s after its return"
-    )
-    return [stopped, Check(back, f"{host} {found}")]
+    found = "served again" if back.served()[name] else "served no call in the"
+    returned = f"{host} {found} {back.seconds:.1f} s after its return"
+    return [stopped, Check(back.served()[name] > 0, returned)]
 
 
-@contextlib.contextmanager
-def _calls(run: Run, title: str, call: Callable[[int], None], goal: int | None) -> Iterator[Step]:
-    """Have calls flow: as many as the goal says, or until the block ends where it says none."""
+def _calls(
+    run: Run,
+    title: str,
+    call: Callable[[int], None],
+    *,
+    goal: int | None = None,
+    first: Callable[[], None] | None = None,
+    until: Callable[[], bool] = lambda: False,
+) -> Step:
+    """Have calls flow: as many as the goal says, or until something holds."""
     step = Step(title, goal, run.counts())
     run.steps.append(step)
     run.display.began(step)
     turn = itertools.count().__next__
 
     def work() -> None:
-        while not step.over:
+        while not step.over and len(step.failures) < MOST_FAILURES:
             number = turn()
             if goal is not None and number >= goal:
                 return
-            failure = None
             try:
                 call(number)
             except Exception as error:
-                failure = f"{type(error).__name__}: {error}"
-            step.end_call(failure)
+                step.failures.append(f"{type(error).__name__}: {error}")
+            step.done.tick()
 
     workers = [threading.Thread(target=work, daemon=True) for _ in range(run.threads)]
     for worker in workers:
         worker.start()
     try:
-        yield step
-        if goal is not None:
-            step.wait_for_calls(goal)
+        if first is not None:
+            first()
+        give_up = time.monotonic() + STEP_SECONDS
+        # Calls end by themselves, since the client has timeouts; so a goal needs no other end.
+        while any(worker.is_alive() for worker in workers) and not until():
+            if goal is None and time.monotonic() > give_up:
+                break
+            time.sleep(0.01)
     finally:
         step.over = True
-        deadline = time.monotonic() + JOIN_SECONDS
+        give_up = time.monotonic() + JOIN_SECONDS
         for worker in workers:
-            worker.join(max(0.0, deadline - time.monotonic()))
+            worker.join(max(0.0, give_up - time.monotonic()))
         step.seconds = time.monotonic() - step.began
         step.after = run.counts()
     run.display.ended(step)
     if len(step.failures) >= MOST_FAILURES:
         raise DemoError(f"{len(step.failures)} calls failed; the first: {step.failures[0]}")
+    return step
 
 
-def _check_calls(run: Run) -> Check:
-    done = sum(step.done for step in run.steps)
-    failures = [failure for step in run.steps for failure in step.failures]
-    text = f"{done - len(failures)} of {done} calls succeeded"
-    return Check(not failures, f"{text}; the first failure: {failures[0]}" if failures else text)
+def _check_calls(steps: list[Step]) -> Check:
+    done = sum(step.done.value for step in steps)
+    failures = [failure for step in steps for failure in step.failures]
+    first = f"; the first failure: {failures[0]}" if failures else ""
+    return Check(not failures, f"{done - len(failures)} of {done} calls succeeded{first}")
 
 
 def _check_even(steps: list[Step]) -> Check:
     held = True
     furthest = 0.0
     for step in steps:
-        calls = _served(step.now, step.before).values()
-        share = sum(calls) / len(calls)
-        off = max(abs(each - share) for each in calls)
+        if step.goal is None or step.after is None:
+            continue
+        served = step.served()
+        calls = [served[name] for name, count in step.after.items() if count.state == "up"]
+        share = step.goal / max(1, len(calls))
+        off = max((abs(each - share) for each in calls), default=share)
         held = held and off <= max(SLACK_CALLS, SLACK_PART * share)
         furthest = max(furthest, off)
-    found = (
-        f"each had an even share, give or take {furthest:.1f} calls"
-        if held
-        else f"one was {furthest:.1f} calls off an even share"
-    )
-    return Check(held, f"while all nodes were up, {found}")
-
-
-def _served(after: Counts, before: Counts) -> dict[str, int]:
-    """How many calls each node served in between."""
-    return {name: count.calls - before.get(name, Count()).calls for name, count in after.items()}
+    found = "was within" if held else "was as far off as"
+    return Check(held, f"each node that was up {found} {furthest:.1f} calls of an even share")
 
 
 def _item(number: int) -> dict[str, Any]:
@@ -446,158 +341,103 @@ def _number(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
-def _hosts(nodes: Sequence[NodeAddress]) -> str:
-    shown = ", ".join(node.host for node in nodes[:MOST_NAMES])
-    return f"{shown}, ..." if len(nodes) > MOST_NAMES else shown
+class Display:
+    """Shows a demo as plain lines on standard output, each at once."""
 
-
-def _total(run: Run) -> str:
-    calls = sum(step.done for step in run.steps)
-    seconds = sum(step.seconds for step in run.steps)
-    opened = sum(count.connections for count in run.counts().values())
-    return (
-        f"{_number(calls, 'call')} from {_number(run.threads, 'thread')} in {seconds:.1f} s, "
-        f"over {_number(opened, 'connection')} to {_number(len(run.counts()), 'node')}"
-    )
-
-
-# -- plain lines -------------------------------------------------------------------------------
-
-
-def plain_display() -> Display:
-    """Return a display of plain lines on standard output, each shown at once."""
-
-    def say(line: str) -> None:
+    def say(self, line: str) -> None:
+        """Show a line."""
         print(line, flush=True)
 
-    def began(step: Step) -> None:
-        say(f"\n{step.title}")
+    def began(self, step: Step) -> None:
+        """Show a step that has begun."""
+        self.say(f"\n{step.title}")
 
-    def ended(step: Step) -> None:
-        rows = _served(step.now, step.before)
-        width = max(map(len, rows), default=0)
-        for name, calls in rows.items():
-            so_far = step.now[name].connections
-            stopped = "; stopped" if name == step.stopped else ""
-            say(
-                f"  {name:{width}}  {calls:5} calls, "
-                f"{_number(so_far, 'connection')} so far{stopped}"
-            )
+    def ended(self, step: Step) -> None:
+        """Show a step that has ended."""
+        counts = step.after or {}
+        for name, calls in step.served().items():
+            opened = _number(counts[name].connections, "connection")
+            state = "" if counts[name].state == "up" else f"; {counts[name].state}"
+            self.say(f"  {name:21}  {calls:5} calls, {opened} so far{state}")
         failed = f"{len(step.failures)} FAILED" if step.failures else "none failed"
-        say(f"  {_number(step.done, 'call')} in {step.seconds:.1f} s, {failed}")
+        self.say(f"  {_number(step.done.value, 'call')} in {step.seconds:.1f} s, {failed}")
 
-    def judge(check: Check) -> None:
-        say(f"  {'ok  ' if check.held else 'FAIL'}  {check.text}")
+    def judge(self, check: Check) -> None:
+        """Show whether a part of the rule held."""
+        self.say(f"  {'ok  ' if check.held else 'FAIL'}  {check.text}")
 
-    def total(line: str) -> None:
-        say(f"\n{line}")
-
-    return Display(say, began, ended, total, judge, lambda run: contextlib.nullcontext())
-
-
-# -- a live table ------------------------------------------------------------------------------
+    def watch(self, run: Run) -> contextlib.AbstractContextManager[object]:
+        """Show the run, as it changes, for as long as the context lasts."""
+        return contextlib.nullcontext()
 
 
-def live_display() -> Display:
-    """Return a display that keeps a table up to date on a terminal.
+class LiveDisplay(Display):
+    """Shows a demo as tables on a terminal that are kept up to date; needs 80 columns.
 
     Raises:
         ImportError: rich is not installed.
     """
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
 
-    console = Console(highlight=False)
-    good, bad = ("✓", "✗") if console.encoding.startswith("utf") else ("ok", "FAIL")
+    def __init__(self) -> None:
+        from rich.console import Console
 
-    def say(line: str) -> None:
-        console.print(Text(line))
+        self._console = Console(highlight=False)
 
-    def total(line: str) -> None:
-        console.print(Text(line, style="bold"))
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False, soft_wrap=True)
 
-    def judge(check: Check) -> None:
-        mark = Text(good, style="bold green") if check.held else Text(bad, style="bold red")
-        console.print(Text("  ").append_text(mark).append(f" {check.text}"), soft_wrap=True)
+    def began(self, step: Step) -> None:
+        """Show nothing: the tables show the steps."""
 
-    def nothing(step: Step) -> None:
-        """The table shows the steps."""
+    ended = began
 
-    def watch(run: Run) -> Any:
-        unicode = console.encoding.startswith("utf")
+    def judge(self, check: Check) -> None:
+        mark = "[bold green]✓[/]" if check.held else "[bold red]✗[/]"
+        self._console.print(f"  {mark}", end=" ")
+        self.say(check.text)
+
+    def watch(self, run: Run) -> contextlib.AbstractContextManager[object]:
+        from rich.live import Live
+
         return Live(
-            console=console,
-            get_renderable=lambda: _picture(run, unicode=unicode),
-            refresh_per_second=REFRESHES_PER_SECOND,
+            console=self._console,
+            get_renderable=lambda: _tables(run),
+            refresh_per_second=10,
         )
 
-    return Display(say, nothing, nothing, total, judge, watch)
 
-
-def _picture(run: Run, *, unicode: bool) -> Any:
+def _tables(run: Run) -> Any:
+    from rich import box
     from rich.console import Group
+    from rich.table import Column, Table
 
     now = run.counts()
-    return Group("", _node_table(run, now, unicode), "", _step_table(run, now, unicode), "")
-
-
-def _node_table(run: Run, now: Counts, unicode: bool) -> Any:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("node", style="cyan", no_wrap=True)
-    table.add_column("state", min_width=7)
-    table.add_column("calls", justify="right", min_width=6)
-    table.add_column("connections", justify="right")
-    table.add_column("calls in this step", min_width=BAR_WIDTH + 7)
-    in_step = _served(now, run.steps[-1].before) if run.steps else {}
-    most = max(in_step.values(), default=0)
+    nodes = Table(
+        Column("node", style="cyan", no_wrap=True),
+        Column("state", min_width=5),
+        Column("calls", justify="right", min_width=5),
+        Column("connections", justify="right"),
+        Column("calls in this step", min_width=BAR_WIDTH + 7),
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    in_step = run.steps[-1].served(now) if run.steps else {}
+    most = max(in_step.values(), default=0) or 1
     for name, count in now.items():
-        down = name == run.stopped
-        state = Text("stopped", style="bold red") if down else Text("up", style="green")
         calls = in_step.get(name, 0)
-        bar = ("█" if unicode else "#") * (round(BAR_WIDTH * calls / most) if most else 0)
-        table.add_row(
-            name,
-            state,
-            str(count.calls),
-            str(count.connections),
-            Text(f"{calls:6} ").append(bar, style="red" if down else "green"),
-        )
-    return table
-
-
-def _step_table(run: Run, now: Counts, unicode: bool) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    for _ in range(5):
-        table.add_column(no_wrap=True)
+        color = "green" if count.state == "up" else "bold red"
+        bar = "█" * round(BAR_WIDTH * calls / most)
+        counted = (str(count.calls), str(count.connections), f"{calls:6} [{color}]{bar}[/]")
+        nodes.add_row(name, f"[{color}]{count.state}[/]", *counted)
+    columns = (Column(no_wrap=True) for _ in range(4))
+    steps = Table(*columns, box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     for step in run.steps:
-        under_way = step.after is None
-        if step.failures or (not under_way and step.done < (step.goal or 0)):
-            mark = Text("✗" if unicode else "!", style="bold red")
-        elif under_way:
-            mark = Text("▸" if unicode else ">", style="bold yellow")
-        else:
-            mark = Text("✓" if unicode else "*", style="bold green")
-        goal = f"/{step.goal}" if under_way and step.goal is not None else ""
-        table.add_row(
-            mark,
-            Text(step.title, style="bold" if under_way else ""),
-            f"{step.done}{goal} calls",
-            Text(f"{len(step.failures)} failed", style="bold red" if step.failures else "dim"),
-            Text(_shares(_served(now if under_way else step.now, step.before)), style="dim"),
+        flows, failed = step.after is None, len(step.failures)
+        good = "[bold yellow]▸[/]" if flows else "[bold green]✓[/]"
+        steps.add_row(
+            "[bold red]✗[/]" if failed else good,
+            f"[bold]{step.title}[/]" if flows else step.title,
+            f"{step.done.value} calls" + (f", [bold red]{failed} failed[/]" if failed else ""),
+            f"[dim]{' + '.join(map(str, step.served(now if flows else None).values()))}[/]",
         )
-    return table
-
-
-def _shares(served: Mapping[str, int]) -> str:
-    calls = served.values()
-    if len(calls) > MOST_NAMES:
-        return f"{min(calls)} to {max(calls)} a node"
-    return " + ".join(map(str, calls))
+    return Group("", nodes, "", steps)

@@ -162,7 +162,7 @@ class AlternatorNodes:
         self._answered: tuple[float, NodeAddress] | None = None
         self._complaint: str | None = None
         self._skipped: set[str] = set()
-        self._ask_next = random.randrange(1 << 16)
+        self._ask_next = 0
         self._lock = threading.Lock()
         self._first_answer = threading.Event()
         self._set_members([], [seed for seed in self._seeds if seed.is_ip])
@@ -589,7 +589,8 @@ class AlternatorNodes:
         """The next live node, then the others, then the seeds."""
         start = time.monotonic()
         live = self._live
-        self._ask_next += 1
+        # The first list comes from the first seed that answers: the user has put them in order.
+        self._ask_next = self._ask_next + 1 if self._listed is not None else 0
         asked = set()
         for step in range(len(live)):
             if time.monotonic() - start > ROUND_SECONDS:
@@ -632,6 +633,8 @@ class AlternatorNodes:
         if self._complaint is not None:
             self._complaint = None
             log.info("%s gave the list of nodes again", answer.source)
+        if self._listed is None:
+            self._ask_next = random.randrange(1 << 16)  # many processes shall not ask in step
         if changed:
             self._set_members(list(answer.nodes), [seed for seed in self._seeds if seed.is_ip])
             self._discovery.forget_all_but([*answer.nodes, *self._seeds, answer.source])

@@ -25,6 +25,7 @@ class AlternatorSession(boto3.Session):  # type: ignore[misc]
 
     _endpoint_url: str
     _signed: bool
+    _verify: Any
 
     def client(self, service_name: str, *args: Any, **kwargs: Any) -> Any:
         """Make a client as ``boto3.Session.client`` does; for DynamoDB, the fake domain is default.
@@ -36,6 +37,8 @@ class AlternatorSession(boto3.Session):  # type: ignore[misc]
         bound = inspect.signature(super().client).bind(service_name, *args, **kwargs).arguments
         if bound.get("endpoint_url") is None:
             bound["endpoint_url"] = self._endpoint_url
+        if bound.get("verify") is None:
+            bound["verify"] = self._verify
         if not self._signed and bound.get("aws_access_key_id") is None:
             unsigned = Config(signature_version=UNSIGNED)
             given = bound.get("config")
@@ -67,6 +70,7 @@ def balanced_session(
     host = host_header(nodes.scheme, seed.host, seed.port or nodes.port)
     session._endpoint_url = f"{nodes.scheme}://{host}"
     session._signed = key is not None
+    session._verify = None if nodes.settings.verify is True else nodes.settings.verify
 
     def balance(base_classes: list[type], **_: Any) -> None:
         base_classes.insert(0, _balanced_base(nodes))

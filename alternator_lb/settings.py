@@ -50,6 +50,10 @@ class Settings:
             waiting for the read timeout.
         late_after: seconds after which a call in flight is late, and its node is probed. A node
             that answers the probe stays, however late its calls are.
+        lean: whether plain requests and answers take the short way past urllib3's and http.client's
+            machinery. The result is the same, for about half the CPU.
+        short_user_agent: whether a patched client sends a short User-Agent in place of botocore's
+            long one, which Alternator does not read.
         listener: is called with each `NodeEvent` (joined, left, down, up), from whatever thread
             noticed; what it raises is logged.
         verify: True checks the nodes' certificates, False does not, a path names the CA bundle (or
@@ -74,6 +78,8 @@ class Settings:
     discovery_timeout: float = 0.8
     watch: bool = True
     late_after: float = 0.7
+    lean: bool = True
+    short_user_agent: bool = False
     listener: Callable[[NodeEvent], object] | None = None
     verify: Verify = True
     ca_certs: CaCerts = None
@@ -84,8 +90,9 @@ class Settings:
     def __post_init__(self) -> None:
         for name in _SECONDS:
             check_seconds(name, getattr(self, name))
-        if not isinstance(self.watch, bool):
-            raise _wrong("watch", self.watch, "True or False")
+        for name in ("watch", "lean", "short_user_agent"):
+            if not isinstance(getattr(self, name), bool):
+                raise _wrong(name, getattr(self, name), "True or False")
         if self.listener is not None and not callable(self.listener):
             raise _wrong("listener", self.listener, "a function that takes one event")
         if not isinstance(self.verify, (bool, str, os.PathLike)):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import logging
 import os
 import random
+import socket
 import ssl
 import threading
 import time
@@ -13,6 +16,7 @@ from collections.abc import Callable
 from http.client import HTTPException
 from typing import Any
 
+from urllib3._collections import HTTPHeaderDict
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import (
     ClosedPoolError,
@@ -21,17 +25,26 @@ from urllib3.exceptions import (
     ReadTimeoutError,
     SSLError,
 )
+from urllib3.response import HTTPResponse
+from urllib3.util.retry import Retry
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from .addresses import host_header
-from .connection import reason_of
+from .connection import Replay, reason_of
 from .errors import DiscoveryError
 from .nodes import AlternatorNodes, Node
+from .wire import Head, request_bytes
 
-__all__ = ["NoNodeReachableError", "Rotation", "VirtualPool", "node_of"]
+__all__ = ["LeanResponse", "NoNodeReachableError", "Rotation", "VirtualPool", "node_of"]
+
+log = logging.getLogger("urllib3.connectionpool")  # where people look for the lines of requests
 
 # What connect() can raise: nothing was sent when it does.
 _CONNECT_ERRORS = (OSError, HTTPError, CertificateError)
+# What botocore gives to urlopen; a per-request timeout is for urllib3's own code.
+_LEAN_KEYWORDS = frozenset(
+    {"chunked", "decode_content", "enforce_content_length", "preload_content"}
+)
 _TLS_ERRORS = (ssl.SSLError, SSLError, CertificateError)
 
 
@@ -120,11 +133,14 @@ class Rotation:
 class _Call:
     """What one call brings along to where its connection is chosen, in place of pool_timeout."""
 
-    __slots__ = ("connect_timeout", "pool_timeout")
+    __slots__ = ("conn", "connect_timeout", "error", "pool_timeout")
 
-    def __init__(self, connect_timeout: Any, pool_timeout: float | None) -> None:
+    def __init__(self, connect_timeout: Any, pool_timeout: float | None = None) -> None:
         self.connect_timeout = connect_timeout
         self.pool_timeout = pool_timeout
+        # With what urllib3's own code goes on where the lean path has begun:
+        self.conn: Any = None
+        self.error: HTTPError | None = None
 
 
 class VirtualPool(HTTPConnectionPool):
@@ -148,6 +164,12 @@ class VirtualPool(HTTPConnectionPool):
         super().__init__(host, port, maxsize=0, **pool_settings)
         self._rotation = rotation
         self._host_header = host_header(scheme, host, port)
+        self._host_bytes = self._host_header.encode("latin-1")
+        self._timeouts = (
+            _seconds(self.timeout.connect_timeout),
+            _seconds(self.timeout.read_timeout),
+        )
+        self._lean = rotation.nodes.settings.lean
         self._blocked_on = threading.local()
 
     @property
@@ -176,6 +198,21 @@ class VirtualPool(HTTPConnectionPool):
             NoNodeReachableError: no node could be connected to, in place of NewConnectionError
                 and ConnectTimeoutError.
         """
+        if (
+            self._lean
+            and type(body) is bytes
+            and isinstance(retries, Retry)
+            and retries.total is False
+            and kwargs.keys() <= _LEAN_KEYWORDS
+            and kwargs.get("preload_content", True) is False
+            and kwargs.get("decode_content", True) is False
+            and not kwargs.get("chunked")
+        ):
+            answer = self.lean(method, url, body, headers)
+            if type(answer) is tuple:
+                head, content, node = answer
+                return LeanResponse(head, content, node, method, url)
+            kwargs["pool_timeout"] = answer
         pool_timeout = kwargs.get("pool_timeout")
         if not isinstance(pool_timeout, _Call):  # it is one already when urllib3 retries
             timeout = self._get_timeout(kwargs.get("timeout", self.timeout))
@@ -184,8 +221,58 @@ class VirtualPool(HTTPConnectionPool):
             method, url, body, headers, retries, redirect, assert_same_host, **kwargs
         )
 
+    def lean(self, method: str, url: str, body: bytes, headers: Any) -> Any:
+        """Send a request and read its answer without urllib3's and http.client's machinery.
+
+        Returns:
+            ``(head, content, node)``; or, where request or answer is not plain or no node could be
+            reached, what ``urlopen`` goes on with when it gets it as ``pool_timeout``.
+        """
+        connect_timeout, read_timeout = self._timeouts
+        request = request_bytes(method, url, self._host_bytes, headers, body)
+        if request is None:
+            return _Call(connect_timeout)
+        pool, conn = self._pick()
+        if conn is None:
+            call = _Call(connect_timeout)
+            try:
+                conn = self._open(call, pool)
+            except HTTPError as error:
+                call.error = error
+                return call
+            pool = conn.node_pool
+        if pool.scheme == "https" and not conn.is_verified:
+            self._validate_conn(conn)  # it warns, as it does before each request
+        try:
+            answer = conn.exchange(request, connect_timeout, read_timeout)
+        except BaseException:
+            conn.close()
+            self._put_conn(None)
+            raise
+        if answer is None:
+            call = _Call(connect_timeout)
+            call.conn = conn
+            return call
+        head, content = answer
+        conn.busy_since = 0.0
+        conn.node_pool = None
+        pool.keep(conn)
+        node = pool.node
+        if node.health.broken:
+            node.health.broken = 0
+        if head.status >= 500:
+            node.server_errors.tick()
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug(
+                '%s://%s:%s "%s %s %s" %s %s',
+                *(self.scheme, self.host, self.port, method, url, "HTTP/1.1", head.status),
+                head.length,
+            )
+        return head, content, node
+
     def _make_request(self, conn: Any, *args: Any, **kwargs: Any) -> Any:
         node = conn.node_pool.node
+        replay = conn.sock
         try:
             response = super()._make_request(conn, *args, **kwargs)
         except ReadTimeoutError:
@@ -193,6 +280,8 @@ class VirtualPool(HTTPConnectionPool):
         except (HTTPException, HTTPError, OSError) as error:
             self._rotation.nodes.broke(node, reason_of(error))
             raise
+        if isinstance(replay, Replay) and conn.sock is replay:
+            conn.sock = replay.sock
         # http.client's answer tells, when the connection is given back, whether it came whole.
         conn.answer = getattr(response, "_original_response", response)
         conn.answer.alternator_node = node
@@ -206,21 +295,47 @@ class VirtualPool(HTTPConnectionPool):
     # urllib3's own seams, named alike from 1.26 to 2.x.
 
     def _get_conn(self, timeout: Any = None) -> Any:
-        call = timeout if isinstance(timeout, _Call) else _Call(self.timeout.connect_timeout, None)
+        call = timeout if isinstance(timeout, _Call) else _Call(self.timeout.connect_timeout)
+        if call.error is not None:
+            error, call.error = call.error, None
+            raise error
+        if call.conn is not None:
+            conn, call.conn = call.conn, None
+            return conn
+        pool, conn = self._pick()
+        return self._open(call, pool) if conn is None else conn
+
+    def _pick(self) -> tuple[Any, Any]:
+        """Take the next turn: a node's pool, and its idle connection if there is one."""
         rotation = self._rotation
         if rotation.wake is not None:
             rotation.wake()
+        pools = rotation.pools
+        if not pools:
+            return self._next_pool({}), None
+        pool = pools[rotation.turn() % len(pools)]
+        conn = pool.idle_connection()
+        if conn is not None:
+            pool.node.calls.tick()
+            conn.busy_since = time.monotonic()
+            conn.node_pool = pool
+            conn.host_header = self._host_header
+        return pool, conn
+
+    def _open(self, call: _Call, pool: Any) -> Any:
+        """Connect to a node, or else to the next one, until the call's time for that is over."""
+        rotation = self._rotation
         failures: dict[Node, str] = {}
         errors: list[BaseException] = []
         now = time.monotonic()
         deadline = now + rotation.nodes.settings.failover_timeout
         while True:
-            pool = self._next_pool(failures)
             if pool is None or now >= deadline:
                 raise self._none_reachable(failures, errors, in_time=pool is None)
             try:
                 conn = pool._get_conn(timeout=call.pool_timeout)
             except ClosedPoolError:  # the node left between the pick and this line
+                pool = self._next_pool(failures)
                 continue
             node = pool.node
             if conn.sock is None:
@@ -235,6 +350,7 @@ class VirtualPool(HTTPConnectionPool):
                     errors.append(error)
                     rotation.nodes.failed_to_connect(node, error, reason)
                     now = time.monotonic()
+                    pool = self._next_pool(failures)
                     continue
                 node.connections.tick()
                 rotation.nodes.connected(node)
@@ -310,8 +426,32 @@ class VirtualPool(HTTPConnectionPool):
         return NoNodeReachableError(self, text)  # type: ignore[arg-type]
 
 
+class LeanResponse(HTTPResponse):
+    """urllib3's response, for an answer that was read whole."""
+
+    def __init__(self, head: Head, content: bytes, node: Node, method: str, url: str) -> None:
+        super().__init__(
+            body=io.BytesIO(content),
+            headers=HTTPHeaderDict(head.headers),
+            status=head.status,
+            version=11,
+            reason=head.reason,
+            preload_content=False,
+            decode_content=False,
+            request_method=method,
+            request_url=url,
+        )
+        self.alternator_node = node
+
+
+def _seconds(timeout: Any) -> float | None:
+    return timeout if isinstance(timeout, (int, float)) else socket.getdefaulttimeout()
+
+
 def node_of(response: Any) -> Node | None:
     """Return the node that gave a urllib3 response."""
+    if isinstance(response, LeanResponse):
+        return response.alternator_node
     return getattr(response._original_response, "alternator_node", None)
 
 

@@ -257,3 +257,17 @@ def test_it_can_be_pickled_and_starts_anew(cluster: LocalCluster) -> None:
     assert "polling starts with the first call" in repr(copy)
     assert {address.host for address in copy.refresh()} == set(cluster.addresses)
     copy.stop()
+
+
+def test_the_first_seed_that_answers_decides_the_datacenter() -> None:
+    with LocalCluster(datacenters={"near": 2, "far": 2}) as cluster:
+        near, far = (
+            [node.address for node in cluster.nodes if node.datacenter == name]
+            for name in ("near", "far")
+        )
+        for seeds, expected in (([near[0], far[0]], near), ([far[0], near[0]], far)):
+            for _ in range(5):
+                nodes = AlternatorNodes("http", cluster.port, *seeds)
+                nodes.refresh()
+                assert hosts(nodes) == set(expected)
+                nodes.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -241,3 +242,15 @@ def test_https_on_a_client_without_endpoint_url(cluster: LocalCluster) -> None:
     assert (nodes.scheme, nodes.port) == ("https", cluster.port)
     assert get(client) == "rex"
     client.close()
+
+
+@pytest.mark.parametrize("verify", ["path", False])
+def test_verify_of_the_nodes_counts_for_the_clients_they_make(
+    cluster: LocalCluster, verify: Any
+) -> None:
+    verify = str(cluster.ca_path) if verify == "path" else verify
+    nodes = AlternatorNodes("https", cluster.port, *cluster.seeds, verify=verify)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
+        assert get(nodes.client(FAKE_DOMAIN, cluster.access_key, cluster.secret_key)) == "rex"
+    nodes.stop()
