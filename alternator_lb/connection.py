@@ -18,6 +18,7 @@ from urllib3 import connectionpool
 from urllib3.util.connection import is_connection_dropped
 from urllib3.util.ssl_match_hostname import CertificateError
 
+from .tls import ResumingContext
 from .wire import MAX_BODY, MAX_HEAD, Head, response_head
 
 __all__ = ["IdleConnections", "bounded_pool_class", "close_idle", "node_pool_class", "reason_of"]
@@ -93,17 +94,25 @@ class NodeConnection:
     answer: Any = None
     open_ones: set[NodeConnection] | None = None
     sock: Any
+    has_session: bool = False
     _poll: Any = None
 
     def connect(self) -> None:
         """Connect, and be found from here on by who looks after the open connections."""
         super().connect()  # type: ignore[misc]
+        self.has_session = not hasattr(self.sock, "session")  # plain TCP has none to remember
         if hasattr(select, "poll"):
             poller = select.poll()
             poller.register(self.sock, select.POLLIN)
             self._poll = poller.poll
         if self.open_ones is not None:
             self.open_ones.add(self)
+
+    def remember_session(self) -> None:
+        """After the first answer: keep the TLS session for the next connection to this node."""
+        self.has_session = True
+        if self.sock is not None and isinstance(self.sock.context, ResumingContext):
+            self.sock.context.remember(self.sock)
 
     def dropped(self) -> bool:
         """Whether an idle connection was closed by the node, or has bytes that nobody awaits."""
@@ -179,7 +188,7 @@ class NodeConnection:
 
     def cut(self) -> None:
         """Have a call that waits on this connection in another thread fail as if it was closed."""
-        sock = self.sock  # type: ignore[attr-defined]
+        sock = self.sock
         if sock is not None:
             try:
                 # Not SSLSocket's own shutdown: it would pull the rug from under the reader.

@@ -9,8 +9,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .addresses import NodeAddress
@@ -64,9 +62,9 @@ class Endpoint(NamedTuple):
     scheme: str
     host: str
     port: int
-    key: str | None = None
-    secret: str | None = None
-    settings: Mapping[str, Any] = MappingProxyType({})
+    key: str | None
+    secret: str | None
+    settings: Mapping[str, Any]
 
 
 @dataclass
@@ -142,8 +140,8 @@ def run_demo(
             many, where = _number(nodes, "node"), (cluster.scheme, cluster.addresses[0])
             display.say(f"a cluster of {many} listens on this machine, on port {cluster.port}")
             trust = {"ca_certs": cluster.ca_path} if tls else {}
-            user = (cluster.access_key, cluster.secret_key)
-            endpoint = Endpoint(*where, cluster.port, *user, trust)
+            keys = (cluster.access_key, cluster.secret_key)
+            endpoint = Endpoint(*where, cluster.port, *keys, trust)
         client = stack.enter_context(contextlib.closing(_make_client(endpoint, threads)))
         url = client.meta.endpoint_url
         display.say(f'client = boto3.client("dynamodb", endpoint_url="{url}", ...)')
@@ -187,24 +185,18 @@ def _make_client(endpoint: Endpoint, threads: int) -> Any:
 def _table(client: Any) -> Iterator[str]:
     """Make a table of a name that nobody else uses, and delete it whatever happens."""
     name = f"alternator_lb_demo_{uuid.uuid4().hex[:12]}"
+    client.create_table(
+        TableName=name,
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
     try:
-        client.create_table(
-            TableName=name,
-            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
-            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
-            BillingMode="PAY_PER_REQUEST",
-        )
         waiter = client.get_waiter("table_exists")
         waiter.wait(TableName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 60})
         yield name
-    except BaseException as wrong:
-        # What went wrong matters more than a table that cannot be deleted; if it was refused,
-        # there is none.
-        if getattr(wrong, "operation_name", None) != "CreateTable":
-            with contextlib.suppress(Exception):
-                client.delete_table(TableName=name)
-        raise
-    client.delete_table(TableName=name)
+    finally:
+        client.delete_table(TableName=name)
 
 
 def _traffic(run: Run, client: Any, table: str, items: int) -> list[Check]:
@@ -234,25 +226,22 @@ def _stop_and_return(
 ) -> list[Check]:
     name, host = _name(node), node.address
 
-    def has(state: str) -> bool:
-        return run.counts()[name].state == state
+    def is_out() -> bool:
+        return run.counts()[name].state == "down"
 
-    _calls(run, f"read while {host} stops", read, first=node.stop, until=partial(has, "down"))
+    _calls(run, f"read while {host} stops", read, first=node.stop, until=is_out)
     without = _calls(run, f"read {_number(items, 'item')} without it", read, goal=items)
     calls = without.served()[name]
     stopped = Check(calls == 0, f"{host} had stopped, and got {calls} of {items} calls after it")
     served = run.counts()[name].calls
-    # Only a probe lets it in again; then a call has to get there.
-    back = _calls(
-        run,
-        f"read until {host} is back",
-        read,
-        first=node.start,
-        until=lambda: has("up") and run.counts()[name].calls > served,
-    )
-    found = "served again" if back.served()[name] else "served no call in the"
-    returned = f"{host} {found} {back.seconds:.1f} s after its return"
-    return [stopped, Check(back.served()[name] > 0, returned)]
+
+    def serves() -> bool:  # only after a probe has let it in again
+        return run.counts()[name].calls > served
+
+    back = _calls(run, f"read until {host} is back", read, first=node.start, until=serves)
+    again = back.served()[name] > 0
+    found = "served again" if again else "served no call in the"
+    return [stopped, Check(again, f"{host} {found} {back.seconds:.1f} s after its return")]
 
 
 def _calls(

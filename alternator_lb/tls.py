@@ -18,6 +18,54 @@ __all__ = ["build_context"]
 _OPENSSL_CHECKS_NAMES = version("urllib3").split(".")[0] != "1"
 
 
+class ResumingContext(ssl.SSLContext):
+    """Resumes the last TLS session with each node, so that a reconnect costs half a handshake.
+
+    A session is one of this context only, and of one address and name: whatever is resumed was
+    verified with the same settings before. Threads may share it: a dict's steps are atomic.
+    """
+
+    _sessions: dict[Any, ssl.SSLSession]
+
+    @classmethod
+    def new(cls) -> ResumingContext:
+        """Return a context with the options that urllib3 would set, and no name check yet."""
+        plain = create_urllib3_context()
+        context = cls(ssl.PROTOCOL_TLS_CLIENT)
+        context._sessions = {}
+        context.check_hostname = False
+        for name in ("options", "verify_flags", "minimum_version", "maximum_version"):
+            setattr(context, name, getattr(plain, name))
+        context.post_handshake_auth = True
+        if plain.keylog_filename:
+            context.keylog_filename = plain.keylog_filename
+        return context
+
+    def wrap_socket(self, sock: Any, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        """Do the handshake; resume a session if there is one for this node and name."""
+        key = (_peer(sock), kwargs.get("server_hostname"))
+        kwargs.setdefault("session", self._sessions.get(key))
+        return super().wrap_socket(sock, *args, **kwargs)
+
+    def remember(self, sock: ssl.SSLSocket) -> None:
+        """Keep the session of a connection that nobody else uses now, and that got an answer.
+
+        In TLS 1.3 the node sends it after the handshake, so it is there with the first answer.
+        """
+        session = sock.session
+        if session is not None and session.has_ticket:
+            self._sessions[_peer(sock), sock.server_hostname] = session
+            if len(self._sessions) > 10_000:
+                self._sessions.clear()
+
+
+def _peer(sock: Any) -> Any:
+    try:
+        return sock.getpeername()
+    except OSError:  # it was closed in the meantime
+        return None
+
+
 def build_context(
     verify: Verify,
     *,
@@ -26,7 +74,7 @@ def build_context(
     key_password: str | None = None,
     check_hostname: bool = True,
 ) -> ssl.SSLContext:
-    """Return a context that has everything loaded.
+    """Return a context that has everything loaded, and that resumes sessions.
 
     It belongs to one client: urllib3 writes ``verify_mode`` on the context that it is handed.
 
@@ -40,8 +88,7 @@ def build_context(
     Raises:
         InvalidSettingError: a certificate cannot be loaded; the text names the setting and file.
     """
-    context = create_urllib3_context()
-    context.check_hostname = False
+    context = ResumingContext.new()
     if verify is False:
         context.verify_mode = ssl.CERT_NONE
     else:

@@ -254,6 +254,8 @@ class VirtualPool(HTTPConnectionPool):
             call.conn = conn
             return call
         head, content = answer
+        if not conn.has_session:
+            conn.remember_session()
         conn.busy_since = 0.0
         conn.node_pool = None
         pool.keep(conn)
@@ -370,6 +372,8 @@ class VirtualPool(HTTPConnectionPool):
             if pool is not None:
                 pool._put_conn(None)
             return
+        if not conn.has_session:
+            conn.remember_session()
         conn.busy_since = 0.0
         # An idle connection that refers to its pool would keep it alive: urllib3's finalizer of
         # the pool refers to the idle connections.

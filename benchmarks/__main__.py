@@ -71,7 +71,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Compare this library with plain boto3 and others, against nginx on loopback. "
-        "Without a name, all run (about five minutes) and write a report.",
+        "Without a name, all run (about six minutes) and write a report.",
         epilog="benchmarks: " + "; ".join(f"{name}: {what}" for name, what in BENCHMARKS.items()),
     )
     parser.add_argument("names", nargs="*", metavar="benchmark")

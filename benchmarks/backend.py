@@ -1,4 +1,4 @@
-"""The nodes to measure against: one nginx process on many loopback addresses.
+"""The nodes to measure against: nginx on many loopback addresses, one process or one a node.
 
 nginx, since the backend must be no bottleneck and no code of this project: it answers tens of
 thousands of requests a second, and its access log tells from the server's side which connection
@@ -101,19 +101,27 @@ class Backend:
         tls: speak https (TLS 1.3 with session tickets).
         log: write down every request, for `traffic`. Off where the CPU of both cores matters.
         keep_alive: False closes the connection after every answer.
+        processes: a process for each node, to be killed and frozen for real.
 
     Raises:
         BackendError: nginx is missing, or it did not start.
     """
 
     def __init__(
-        self, nodes: int, *, tls: bool = False, log: bool = False, keep_alive: bool = True
+        self,
+        nodes: int,
+        *,
+        tls: bool = False,
+        log: bool = False,
+        keep_alive: bool = True,
+        processes: bool = False,
     ) -> None:
         self._count = nodes
         self._tls = tls
         self._log = log
         self._keep_alive = keep_alive
-        self._process: subprocess.Popen[bytes] | None = None
+        self._separate = processes
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self.target = Target("https" if tls else "http", 0, ())
 
     def __enter__(self) -> Backend:
@@ -136,15 +144,35 @@ class Backend:
 
     def stop(self) -> None:
         """End nginx. Can be repeated. After it, `traffic` is complete."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(_SECONDS_TO_STOP)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        processes, self._processes = list(self._processes.values()), {}
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGCONT)  # a frozen one could not take note
+        for process in processes:
+            try:
+                process.wait(_SECONDS_TO_STOP)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def kill(self, node: int) -> None:
+        """End a node's process at once; the kernel cuts its connections."""
+        process = self._processes.pop(node)
+        process.kill()
+        process.wait()
+
+    def freeze(self, node: int) -> None:
+        """Stop a node's process: connections are taken, nothing is answered."""
+        self._processes[node].send_signal(signal.SIGSTOP)
+
+    def start(self, node: int) -> None:
+        """Start a node again that was killed.
+
+        Raises:
+            BackendError: it does not start; somebody else may have taken its port.
+        """
+        if not self._launch(node):
+            raise BackendError(f"nginx does not start again: {self._complaint(node)}")
 
     def traffic(self) -> Traffic:
         """Return what was seen. Stops the backend: nginx writes a line after it has answered."""
@@ -172,25 +200,40 @@ class Backend:
         return seen
 
     def _start(self) -> None:
-        nginx = find_nginx()
         said = ""
         for _ in range(_STARTS):  # a port that is free now can be taken a moment later
             self._choose_addresses()
             self._write_files()
-            errors = self._folder / "error.log"
-            with open(errors, "wb") as stderr:
-                self._process = subprocess.Popen(
-                    [nginx, "-p", str(self._folder), "-e", "stderr", "-c", "nginx.conf"],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=stderr,
-                    start_new_session=True,  # Ctrl-C ends the run, and the run ends nginx
-                )
-            if self._answers():
+            numbers = range(self._count) if self._separate else (0,)
+            failed = next((number for number in numbers if not self._launch(number)), None)
+            if failed is None:
                 return
             self.stop()
-            said = errors.read_text(errors="replace").strip()[-1000:]
-        raise BackendError(f"nginx does not start: {said or 'it says nothing'}")
+            said = self._complaint(failed)
+        raise BackendError(f"nginx does not start: {said}")
+
+    def _launch(self, number: int) -> bool:
+        """Start a process; return whether it listens."""
+        with open(self._folder / f"error-{number}.log", "wb") as stderr:
+            process = subprocess.Popen(
+                [find_nginx(), "-p", str(self._folder), "-e", "stderr", "-c", f"{number}.conf"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,  # Ctrl-C ends the run, and the run ends nginx
+            )
+        self._processes[number] = process
+        # All listen before the first is served, so the last one speaks for all.
+        return self._answers(process, self._served_by(number)[-1])
+
+    def _complaint(self, number: int) -> str:
+        said = (self._folder / f"error-{number}.log").read_text(errors="replace").strip()
+        return said[-1000:] or "it says nothing"
+
+    def _served_by(self, number: int) -> tuple[str, ...]:
+        """The addresses of one process."""
+        addresses = self.target.addresses
+        return addresses[number : number + 1] if self._separate else addresses
 
     def _choose_addresses(self) -> None:
         second, third = random.randrange(64, 127), random.randrange(0, 128)
@@ -225,32 +268,31 @@ class Backend:
         return str(ca_file)
 
     def _write_files(self) -> None:
-        target = self.target
-        (self._folder / "localnodes.json").write_text(json.dumps(target.addresses))
+        (self._folder / "localnodes.json").write_text(json.dumps(self.target.addresses))
         (self._folder / "query.json").write_text(_query_answer())
-        (self._folder / "nginx.conf").write_text(
-            _CONFIGURATION.format(
-                folder=self._folder,
-                files=4 * self._count + 4096,
-                access="access_log access.log seen" if self._log else "access_log off",
-                keep_alive="1h" if self._keep_alive else "0",
-                listen="\n".join(
-                    f"listen {address}:{target.port}{' ssl' if self._tls else ''};"
-                    for address in target.addresses
-                ),
-                tls=_TLS if self._tls else "",
-                item=json.dumps({"Item": _ITEM}),
-            )
+        for number in range(self._count) if self._separate else (0,):
+            (self._folder / f"{number}.conf").write_text(self._configuration(number))
+
+    def _configuration(self, number: int) -> str:
+        listen = f"{self.target.port}{' ssl' if self._tls else ''}"
+        if self._separate:
+            listen += " reuseport"  # so that another can take over without a gap
+        return _CONFIGURATION.format(
+            folder=self._folder,
+            number=number,
+            files=4 * self._count + 4096,
+            access="access_log access.log seen" if self._log else "access_log off",
+            keep_alive="1h" if self._keep_alive else "0",
+            listen="\n".join(f"listen {address}:{listen};" for address in self._served_by(number)),
+            tls=_TLS if self._tls else "",
+            item=json.dumps({"Item": _ITEM}),
         )
 
-    def _answers(self) -> bool:
-        assert self._process is not None
+    def _answers(self, process: subprocess.Popen[bytes], address: str) -> bool:
         deadline = time.monotonic() + _SECONDS_TO_START
-        while self._process.poll() is None and time.monotonic() < deadline:
+        while process.poll() is None and time.monotonic() < deadline:
             try:
-                # All listen before the first is served, so the last one speaks for all.
-                address = (self.target.addresses[-1], self.target.port)
-                with socket.create_connection(address, timeout=1.0):
+                with socket.create_connection((address, self.target.port), timeout=1.0):
                     return True
             except OSError:
                 time.sleep(0.01)  # nginx has no way to say that it is ready
@@ -267,15 +309,15 @@ def _query_answer() -> str:
     return json.dumps({"Items": items, "Count": len(items), "ScannedCount": len(items)})
 
 
-# One process without a master: one pid to end, and no worker that could outlive it. It logs the
+# A process without a master: one pid to end, and no worker that could outlive it. It logs the
 # request line, since $request_method turns into GET on the detour of a Query.
 _CONFIGURATION = """
 daemon off;
 master_process off;
-pid {folder}/nginx.pid;
+pid {folder}/{number}.pid;
 events {{ worker_connections {files}; multi_accept on; }}
 http {{
-    log_format seen "$server_addr\\t$connection\\t$request\\t$request_length\\t\
+    log_format seen "$server_addr\\t$pid-$connection\\t$request\\t$request_length\\t\
 $ssl_session_reused";
     {access};
     client_body_temp_path {folder}/body;

@@ -12,11 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .result import Bars, Lines, Picture, Result, Table
+from .result import Bars, Cell, Grid, Lines, Picture, Result, Table
 
 __all__ = ["as_text", "draw", "write_report"]
 
-_INK, _FAINT, _LIMIT = "#222222", "#6b6b6b", "#dcdcdc"
+_INK, _FAINT, _LIMIT, _BAD = "#222222", "#6b6b6b", "#dcdcdc", "#c62828"
 _REPORT = "REPORT.rst"
 _PACKAGES = ("alternator-lb", "alternator-client", "boto3", "botocore", "urllib3")
 
@@ -56,6 +56,8 @@ def draw(picture: Picture, folder: Path) -> Path:
     with pyplot.rc_context({"font.size": 10, "text.color": _INK, "axes.edgecolor": _FAINT}):
         if isinstance(picture, Bars):
             figure = _draw_bars(picture, pyplot)
+        elif isinstance(picture, Grid):
+            figure = _draw_grid(picture, pyplot)
         else:
             figure = _draw_lines(picture, pyplot)
         path = folder / f"{picture.name}.png"
@@ -221,3 +223,75 @@ def _draw_bars(picture: Bars, pyplot: Any) -> Any:
     axes.set_yticks(places, labels, color=_INK)
     axes.set_ylim(place - 0.4, -0.7)
     return figure
+
+
+def _draw_grid(picture: Grid, pyplot: Any) -> Any:
+    rows, columns = len(picture.rows), len(picture.columns)
+    figure, grid = pyplot.subplots(
+        rows,
+        columns,
+        figsize=(2.5 * columns, 1.9 * rows + 0.4),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    _headline(figure, picture)
+    for (label, color), line in zip(picture.rows.items(), grid, strict=True):
+        line[0].set_ylabel(picture.y_label, color=_FAINT)
+        line[0].set_title(label, color=color, weight="bold", size=11, loc="left", pad=8)
+        for (name, times), axes in zip(picture.columns.items(), line, strict=True):
+            _draw_cell(axes, picture, picture.cells[label, name], color)
+            for time in times:
+                axes.axvline(time, color=_FAINT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        line[-1].annotate(
+            picture.limit[1],
+            (picture.x_end, picture.limit[0]),
+            xytext=(4, 0),
+            textcoords="offset points",
+            size=8,
+            color=_FAINT,
+            va="center",
+            annotation_clip=False,
+        )
+    for axes in grid[-1]:
+        axes.set_xlabel(picture.x_label, color=_FAINT)
+    for name, axes in zip(picture.columns, grid[0], strict=True):
+        axes.annotate(
+            name,
+            (0.5, 1),
+            xytext=(0, 26),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="center",
+            size=12,
+            weight="bold",
+        )
+    return figure
+
+
+def _draw_cell(axes: Any, picture: Grid, cell: Cell, color: str) -> None:
+    _bare(axes)
+    axes.set_yscale("log")
+    axes.set_xlim(0, picture.x_end)
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter("{x:,.6g}")
+    axes.axhline(picture.limit[0], color=_LIMIT, linewidth=1, zorder=1)
+    for points, marker, its_color in ((cell.points, ".", color), (cell.failed, "x", _BAD)):
+        if points:
+            size = 9 if marker == "." else 30
+            axes.scatter(*zip(*points, strict=True), s=size, marker=marker, color=its_color, lw=1)
+    if cell.hanging:
+        axes.axvspan(min(cell.hanging), picture.x_end, color=_BAD, alpha=0.12, lw=0)
+    axes.text(
+        0.98,
+        0.93,
+        cell.text,
+        transform=axes.transAxes,
+        ha="right",
+        va="top",
+        size=9,
+        color=_FAINT if cell.good else _BAD,
+        weight="normal" if cell.good else "bold",
+        bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1.5},
+    )

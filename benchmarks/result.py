@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from .progress import Progress
 
-__all__ = ["Bar", "Bars", "Lines", "Options", "Picture", "Result", "Series", "Table"]
+__all__ = [
+    "Bar",
+    "Bars",
+    "Cell",
+    "Grid",
+    "Lines",
+    "Options",
+    "Picture",
+    "Result",
+    "Series",
+    "Table",
+]
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,37 @@ class Bars:
     groups: Sequence[tuple[str, Sequence[Bar]]]
 
 
-Picture = Lines | Bars
+@dataclass(frozen=True)
+class Cell:
+    """One client under one fault: calls as (when, how long), and when those began that hang."""
+
+    points: Sequence[tuple[float, float]]
+    failed: Sequence[tuple[float, float]]
+    hanging: Sequence[float]
+    text: str
+    good: bool
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A picture with dots over time: a row a client, a column a fault, and when the faults came.
+
+    ``rows`` gives a color to each label, ``columns`` the times at which something happened.
+    """
+
+    name: str
+    title: str
+    subtitle: str
+    x_label: str
+    y_label: str
+    x_end: float
+    limit: tuple[float, str]
+    rows: Mapping[str, str]
+    columns: Mapping[str, Sequence[float]]
+    cells: Mapping[tuple[str, str], Cell]
+
+
+Picture = Lines | Bars | Grid
 
 
 @dataclass(frozen=True)

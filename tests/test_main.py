@@ -70,9 +70,15 @@ class TestDemo:
             [node, "20", "calls"] for node in nodes
         ]
         stopped = hosts.partition(",")[0]
-        for step in ("read 60 items", f"read on while {stopped} stops", "read 60 items, all"):
-            assert f"\n{step}" in ended.stdout
-        assert re.search(rf"{nodes[0]} .* calls, .*; stopped", ended.stdout)
+        for step in (
+            f"while {stopped} stops",
+            f"until {stopped} is back",
+            "60 items from all again",
+        ):
+            assert f"\nread {step}" in ended.stdout
+        without = lines.index("read 60 items without it")
+        assert lines[without + 1].endswith("; down")
+        assert [line.split()[1] for line in lines[without + 1 : without + 4]] == ["0", "30", "30"]
         assert ended.stdout.count("\n  ok  ") == 4
         assert "FAIL" not in ended.stdout
 
@@ -80,7 +86,7 @@ class TestDemo:
         ended = run("demo", "--nodes", "1", "--items", "10", "--tls", "--threads", "2")
         assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout
         assert "https://dog.scylladb.com" in ended.stdout
-        assert "--nodes 2" in ended.stdout
+        assert "stops" not in ended.stdout
 
     def test_a_cluster_that_is_there_already(self, cluster):
         before = [node.report.calls for node in cluster.nodes]
@@ -216,19 +222,22 @@ class TestDemo:
         assert told in capsys.readouterr().err
 
     @pytest.mark.parametrize(
-        ("calls", "held"),
+        ("calls", "first", "held"),
         [
-            ([100, 100, 100], True),
-            ([98, 101, 101], True),
-            ([97, 102, 101], False),
-            ([0, 150, 150], False),
-            ([10_000, 10_200, 10_100], True),
-            ([10_000, 11_000, 10_500], False),
+            ([100, 100, 100], "up", True),
+            ([98, 101, 101], "up", True),
+            ([97, 102, 101], "up", False),
+            ([0, 150, 150], "up", False),
+            ([0, 150, 150], "down", True),
+            ([0, 146, 154], "down", False),
+            ([10_000, 10_200, 10_100], "up", True),
+            ([10_000, 11_000, 10_500], "up", False),
         ],
     )
-    def test_what_is_even(self, calls, held):
+    def test_what_is_even(self, calls, first, held):
         step = demo.Step("read", sum(calls), {})
         step.after = {str(number): demo.Count(count) for number, count in enumerate(calls)}
+        step.after["0"] = demo.Count(calls[0], state=first)
         assert demo._check_even([step]).held is held
 
 
@@ -237,21 +246,23 @@ class TestNodes:
         ended = run("nodes", cluster.url)
         assert (ended.returncode, ended.stderr) == (0, "")
         title, *lines = ended.stdout.splitlines()
-        assert title.split() == ["NODE", "ANSWERS"]
-        assert [line.split()[0] for line in lines] == [
-            f"{address}:{cluster.port}" for address in cluster.addresses
+        assert re.split("  +", title) == ["NODE", "STATE", "SINCE", "NEXT PROBE", "WHY"]
+        assert [line.split()[:2] for line in lines] == [
+            [f"{address}:{cluster.port}", "up"] for address in cluster.addresses
         ]
+        assert lines[0].endswith("it answered /localnodes")
+        assert lines[1].endswith("it answered a probe")
 
-    def test_says_which_node_does_not_answer(self, capsys):
+    def test_says_which_node_is_down_and_why(self, capsys):
         with LocalCluster(nodes=3) as cluster:
             cluster.nodes[0].stop()
             cluster.nodes[2].freeze()
             seeds = [f"{cluster.addresses[0]}:{cluster.port}", cluster.addresses[1]]
             assert main(["nodes", *seeds]) == 0
         _, first, second, third = capsys.readouterr().out.splitlines()
-        assert "no: Connection refused" in first
-        assert " ms" in second
-        assert third.endswith("no: timed out")
+        assert re.search(r" down +\S+ s  in \S+ s +did not .*: Connection refused$", first)
+        assert re.search(r" up +\S+ s +it answered /localnodes$", second)
+        assert re.search(r" down +\S+ s  in \S+ s +did not .*: timed out$", third)
 
     def test_nobody_there(self, capsys):
         with LocalCluster(nodes=2) as cluster:
@@ -274,7 +285,7 @@ class TestNodes:
             named = ["--server-hostname", cluster.server_name]
             assert main(["nodes", cluster.url, *trust, *named]) == 0
         out, error = capsys.readouterr()
-        assert out.count(" ms") == 2
+        assert out.count(" up ") == 2
         assert error == ""
 
     @pytest.mark.parametrize(

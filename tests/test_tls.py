@@ -254,3 +254,64 @@ def test_verify_of_the_nodes_counts_for_the_clients_they_make(
         warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
         assert get(nodes.client(FAKE_DOMAIN, cluster.access_key, cluster.secret_key)) == "rex"
     nodes.stop()
+
+
+def test_sessions_are_resumed_on_reconnect(cluster: LocalCluster, make_client: Any) -> None:
+    client = make_client(cluster, verify=cluster.ca_path)
+    install_alternator_transport(client, cluster.seeds).refresh()
+    manager = client._endpoint.http_session._manager
+    rotation = manager.connection_from_url(client.meta.endpoint_url + "/")._rotation
+
+    def reused() -> list[bool]:
+        return [conn.sock.session_reused for pool in rotation.pools for conn in pool.pool._idle]
+
+    for _ in range(3):
+        get(client)
+    assert reused() == [False] * 3
+    for _ in range(5):
+        manager.clear()
+        for _ in range(3):
+            assert get(client) == "rex"
+        assert reused() == [True] * 3
+
+
+def test_a_session_never_stands_in_for_a_check(cluster: LocalCluster, make_client: Any) -> None:
+    """What one client has verified, another has not; nor does one name vouch for another."""
+    nodes = AlternatorNodes("https", cluster.port, *cluster.seeds, verify=str(cluster.ca_path))
+    checked = make_client(cluster, verify=cluster.ca_path)
+    install_alternator_transport(checked, nodes)
+    for _ in range(6):
+        assert get(checked) == "rex"
+    wrong = make_client(cluster)
+    install_alternator_transport(wrong, cluster.seeds)
+    with pytest.raises(SSLError):
+        get(wrong)
+    install_alternator_transport(
+        checked, cluster.seeds, verify=str(cluster.ca_path), server_hostname="wrong.example"
+    )
+    with pytest.raises(SSLError):
+        get(checked)
+    nodes.stop()
+
+
+def test_a_node_that_comes_back_with_a_bad_certificate_is_out(make_client: Any) -> None:
+    with LocalCluster(nodes=1, tls=True) as good, LocalCluster(nodes=1, tls=True) as other:
+        context = build_context(str(good.ca_path))
+        from alternator_lb.tls import ResumingContext
+
+        assert isinstance(context, ResumingContext)
+        address = (good.addresses[0], good.port)
+        import socket
+
+        with socket.create_connection(address) as plain:
+            tls = context.wrap_socket(plain, server_hostname=good.server_name)
+            tls.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert tls.recv(1000)
+            context.remember(tls)
+            tls.close()
+        (session,) = context._sessions.values()
+        elsewhere = (other.addresses[0], other.port)
+        with socket.create_connection(elsewhere) as plain:
+            context._sessions[plain.getpeername(), other.server_name] = session
+            with pytest.raises(ssl.SSLCertVerificationError):
+                context.wrap_socket(plain, server_hostname=other.server_name)

@@ -19,8 +19,10 @@ from .certificates import server_context
 from .engine import ForwardEngine
 from .front import Front, Users
 from .host import GRACE_SECONDS
+from .listener import Listener
+from .loop import quiet
+from .messages import Request, Response
 from .process import canned_from_json
-from .wire import Listener, Request, Response, quiet
 
 WHO = "X-Local-Node"
 
@@ -33,7 +35,7 @@ async def serve(settings: dict[str, Any]) -> None:
     engine = ForwardEngine(settings["engine"]) if settings["engine"] else parent
 
     async def localnodes(request: Request) -> Response:
-        asked = Request("GET", request.target, "HTTP/1.1", [(WHO, settings["address"])])
+        asked = Request("GET", request.target, [(WHO, settings["address"])])
         return await parent.call(asked)
 
     front = Front(engine, localnodes, Users(settings["users"], settings["checked"]))

@@ -13,12 +13,15 @@ from typing import Any
 from . import loopback
 from .certificates import FAULTS, Certificates, server_context
 from .engine import Engine, ForwardEngine, MotoEngine
+from .extra import need
 from .front import Front, Users
-from .host import Host, InProcess
+from .host import InProcess
+from .listener import Handler, Listener
 from .loop import LoopThread
-from .node import LocalNode
+from .messages import Request, Response
+from .node import Host, LocalNode
+from .process import NodeProcess
 from .topology import Datacenters, Racks, Topology, local_nodes
-from .wire import Connection, Listener, Request, Response
 
 SERVER_NAME = "alternator.test"
 _USERS = {"alternator": "secret_pass"}
@@ -285,6 +288,7 @@ class LocalCluster:
         return self._loop
 
     def _start(self) -> None:
+        need("h11")
         if self._engine is None:
             self._engine = MotoEngine()
         fresh = not self._nodes
@@ -314,19 +318,28 @@ class LocalCluster:
 
     def _make(self, datacenter: str | None, rack: str | None, listed: bool) -> LocalNode:
         assert self._address is not None
+        assert self._engine is not None
         number, self._made = self._made, self._made + 1
-        where = self._topology.place(datacenter, rack)
-        return LocalNode(number, self._address(number), self.port, self.scheme, *where, listed)
+        address = self._address(number)
+        place = self._topology.place(datacenter, rack)
+
+        async def localnodes(request: Request) -> Response:
+            return self._local_nodes(request.query, address)
+
+        host: Host = (
+            NodeProcess()
+            if self._processes
+            else InProcess(Front(self._engine, localnodes, self._users))
+        )
+        return LocalNode(number, address, self.port, self.scheme, *place, listed, host)
 
     def _equip(self, node: LocalNode, loop: LoopThread) -> None:
-        """Give a node what runs it: at its first start a host, at each the files and the loop."""
+        """Tell the host of a node, before each start, what it runs with."""
         tls = self._write_node(node) if self._tls else None
         host = node._host
-        if self._processes:
-            from .process import NodeProcess
-
-            host = host or NodeProcess()
-            assert isinstance(host, NodeProcess)
+        if isinstance(host, InProcess):
+            host.equip(loop, server_context(*tls) if tls else None)
+        else:
             host.settings = {
                 "address": node.address,
                 "users": dict(self._users.secrets),
@@ -335,20 +348,10 @@ class LocalCluster:
                 "parent": self._backstage_url,
                 "tls": tls,
             }
-        else:
-            host = host or self._in_process(node)
-            assert isinstance(host, InProcess)
-            host.equip(loop, server_context(*tls) if tls else None)
-        node._attach(host)
 
-    def _in_process(self, node: LocalNode) -> Host:
-        async def localnodes(request: Request) -> Response:
-            return self._local_nodes(request.query, node)
-
-        assert self._engine is not None
-        return InProcess(Front(self._engine, localnodes, self._users))
-
-    def _local_nodes(self, query: str, asked: LocalNode | None) -> Response:
+    def _local_nodes(self, query: str, address: str) -> Response:
+        """Answer /localnodes as the node with this address does."""
+        asked = next((node for node in self._nodes if node.address == address), None)
         names = local_nodes(query, asked, self._nodes)
         return Response(200, json.dumps(names).encode(), [("Content-Type", "application/json")])
 
@@ -381,7 +384,7 @@ class LocalCluster:
         return certificate, key, self._ca_path if self._client_ca else None
 
 
-class _Backstage:
+class _Backstage(Handler):
     """What the processes of nodes ask their parent: the engine, and who is in the cluster."""
 
     def __init__(self, cluster: LocalCluster, engine: Engine) -> None:
@@ -391,15 +394,7 @@ class _Backstage:
     async def respond(self, request: Request) -> Response:
         if request.method == "POST":
             return await self._engine.call(request)
-        who = request.header("x-local-node")
-        asked = next((node for node in self._cluster.nodes if node.address == who), None)
-        return self._cluster._local_nodes(request.query, asked)
-
-    def received(self, connection: Connection, request: Request) -> None:
-        """Count nothing: the nodes do."""
-
-    def finished(self, connection: Connection, request: Request, *, answered: bool) -> None:
-        """Count nothing: the nodes do."""
+        return self._cluster._local_nodes(request.query, request.header("x-local-node"))
 
 
 def _check(

@@ -12,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from botocore.awsrequest import AWSPreparedRequest, HeadersDict
+
 from .extra import need
-from .wire import Request, Response, end_to_end, log
+from .messages import Request, Response, end_to_end, log
 
 _JSON = "application/x-amz-json-1.0"
 _HOSTS = {
@@ -59,8 +61,6 @@ class MotoEngine:
         self._stubber.enabled = True
         for service in ("dynamodb", "dynamodbstreams"):
             need(f"moto.{service}.responses")
-        self._request = need("botocore.awsrequest").AWSPreparedRequest
-        self._headers = need("botocore.awsrequest").HeadersDict
         self._account = str(next(_accounts))
 
     async def call(self, request: Request) -> Response:
@@ -74,10 +74,10 @@ class MotoEngine:
             json.loads(request.body)
         except ValueError as error:
             return error_response("SerializationException", f"the body is no JSON: {error}")
-        asked = self._request(
+        asked = AWSPreparedRequest(
             "POST",
             f"https://{_HOSTS[version]}/",
-            self._headers(
+            HeadersDict(
                 {
                     "X-Amz-Target": target,
                     "Content-Type": request.header("content-type") or _JSON,

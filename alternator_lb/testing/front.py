@@ -7,11 +7,15 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .engine import Engine, error_response
+from .listener import Handler, Listener
+from .messages import Request, Response
 from .signatures import Rejected, check_signature
-from .wire import Connection, Listener, Request, Response
+
+if TYPE_CHECKING:
+    from .connection import Connection
 
 LocalNodes = Callable[[Request], Awaitable[Response]]
 
@@ -24,7 +28,7 @@ class Users:
     checked: bool
 
 
-class Front:
+class Front(Handler):
     """Answers the requests to one node and counts them. All of it runs on the loop's thread."""
 
     def __init__(self, engine: Engine, localnodes: LocalNodes, users: Users) -> None:

@@ -1,54 +1,24 @@
-"""Where a node runs: in this process here; `process` has the same for a process of its own."""
+"""A node in this process; `process` has the same for one in a process of its own."""
 
 from __future__ import annotations
 
 import socket
 import ssl
-from typing import Any, Protocol
+from typing import Any
 
 from .front import Front
+from .listener import Listener
 from .loop import LoopThread
-from .wire import Listener, Response
+from .messages import Response
 
 GRACE_SECONDS = 10.0
 
 
-class Host(Protocol):
-    """Runs one node. The caller sees to it that only one thread at a time changes its state."""
-
-    def begin(self, bound: socket.socket) -> None:
-        """Begin to listen on a bound socket, which is the host's from now on."""
-
-    def ready(self) -> None:
-        """Wait until the node listens."""
-
-    def stop(self) -> None:
-        """Close the listener, let what is on its way end, and end."""
-
-    def kill(self) -> None:
-        """End at once."""
-
-    def freeze(self) -> None:
-        """Stop reading and answering."""
-
-    def thaw(self) -> None:
-        """Go on."""
-
-    def slow(self, seconds: float) -> None:
-        """Delay every answer."""
-
-    def can(self, response: Response | None) -> None:
-        """Answer /localnodes with this; None for the truth."""
-
-    def counts(self) -> tuple[dict[str, Any], bool]:
-        """Return what was counted, and whether that may be out of date."""
-
-    def reset(self) -> None:
-        """Count from zero."""
-
-
 class InProcess:
-    """A node on a loop that it shares with the other nodes of the cluster."""
+    """A node on a loop that it shares with the other nodes of the cluster.
+
+    The caller sees to it that only one thread at a time changes its state.
+    """
 
     def __init__(self, front: Front) -> None:
         """Know what answers."""

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from .wire import quiet
+from .messages import log
 
 T = TypeVar("T")
 
@@ -74,3 +74,8 @@ async def _cancel_the_rest() -> None:
     # Transports close their sockets in callbacks of their own: give these their turn.
     for _ in range(5):
         await asyncio.sleep(0)
+
+
+def quiet(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what asyncio has to say; as a loop's exception handler."""
+    log.error("%s", context.get("message"), exc_info=context.get("exception"))

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .host import Host
+from .host import InProcess
 from .loopback import bind
-from .wire import Response
+from .messages import Response
+from .process import NodeProcess
+
+Host = InProcess | NodeProcess
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,9 @@ class LocalNode:
         datacenter: str,
         rack: str,
         listed: bool,
+        host: Host,
     ) -> None:
-        """Know who it is; the cluster gives it a host and starts it."""
+        """Know who it is and where it runs; the cluster starts it."""
         self._number = number
         self.address = address
         self.port = port
@@ -76,7 +80,7 @@ class LocalNode:
         self.datacenter = datacenter
         self.rack = rack
         self.listed = listed
-        self._host: Host | None = None
+        self._host = host
         self._lock = threading.RLock()
         self._running = False
         self._frozen = False
@@ -106,8 +110,6 @@ class LocalNode:
     @property
     def report(self) -> NodeReport:
         """What it saw until now; a snapshot that does not change."""
-        if self._host is None:
-            return NodeReport()
         counts, stale = self._host.counts()
         return NodeReport(**counts, stale=stale)
 
@@ -142,14 +144,14 @@ class LocalNode:
             if listed is not None:
                 self.listed = listed
             if self._running:
-                (self._made.kill if self._frozen else self._made.stop)()
+                (self._host.kill if self._frozen else self._host.stop)()
                 self._running = self._frozen = False
 
     def kill(self) -> None:
         """End at once, cutting all connections; with ``processes=True`` by SIGKILL."""
         with self._lock:
             if self._running:
-                self._made.kill()
+                self._host.kill()
                 self._running = self._frozen = False
 
     def freeze(self) -> None:
@@ -162,14 +164,14 @@ class LocalNode:
             if not self._running:
                 raise RuntimeError(f"{self!r} cannot be frozen: start it first")
             if not self._frozen:
-                self._made.freeze()
+                self._host.freeze()
                 self._frozen = True
 
     def thaw(self) -> None:
         """Take up everything that waits since `freeze`; nothing if it is not frozen."""
         with self._lock:
             if self._frozen:
-                self._made.thaw()
+                self._host.thaw()
                 self._frozen = False
 
     def slow(self, seconds: float) -> None:
@@ -181,7 +183,7 @@ class LocalNode:
         if not seconds >= 0:
             raise ValueError(f"slow({seconds!r}): give seconds, 0 or more")
         with self._lock:
-            self._made.slow(seconds)
+            self._host.slow(seconds)
 
     def answer_localnodes(
         self,
@@ -203,23 +205,15 @@ class LocalNode:
             sent = body.encode() if isinstance(body, str) else body
             response = Response(status, sent, list(given.items()))
         with self._lock:
-            self._made.can(response)
-
-    @property
-    def _made(self) -> Host:
-        assert self._host is not None
-        return self._host
-
-    def _attach(self, host: Host) -> None:
-        self._host = host
+            self._host.can(response)
 
     def _begin(self, bound: Any = None) -> None:
-        self._made.begin(bind(self.address, self.port) if bound is None else bound)
+        self._host.begin(bind(self.address, self.port) if bound is None else bound)
         self._running = True
 
     def _ready(self) -> None:
         try:
-            self._made.ready()
+            self._host.ready()
         except BaseException:
             self._running = False
             raise
@@ -228,4 +222,4 @@ class LocalNode:
         self._startable = startable
 
     def _reset(self) -> None:
-        self._made.reset()
+        self._host.reset()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from .host import GRACE_SECONDS
-from .wire import Response, log
+from .messages import Response, log
 
 _START_SECONDS = 30.0
 _REPLY_SECONDS = 3.0
@@ -219,8 +219,7 @@ def canned_from_json(value: dict[str, Any] | None) -> Response | None:
     """Return the response that `canned_to_json` was given."""
     if value is None:
         return None
-    headers = [(name, text) for name, text in value["headers"]]
-    return Response(value["status"], value["body"].encode("latin-1"), headers)
+    return Response(value["status"], value["body"].encode("latin-1"), value["headers"])
 
 
 def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:

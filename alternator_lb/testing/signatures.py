@@ -13,7 +13,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.compat import HTTPHeaders
 from botocore.credentials import Credentials
 
-from .wire import Request
+from .messages import Request
 
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _VALID_FOR = datetime.timedelta(minutes=15)

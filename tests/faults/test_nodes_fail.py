@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from botocore.config import Config
 from botocore.exceptions import EndpointConnectionError
 
 from alternator_lb import AlternatorNodes, install_alternator_transport
@@ -123,7 +124,10 @@ def test_a_rolling_restart(cluster: LocalCluster, client: Any, events: list[Node
     traffic.told()
 
 
-def test_all_nodes_are_killed_and_return(cluster: LocalCluster, client: Any) -> None:
+def test_all_nodes_are_killed_and_return(cluster: LocalCluster) -> None:
+    # botocore would retry for half a minute by default, and the error is wanted here.
+    client = new_client(cluster, config=Config(retries={"max_attempts": 1}))
+    install_alternator_transport(client, cluster.seeds).refresh()
     with Traffic(client, threads=4) as traffic:
         for node in cluster.nodes:
             node.kill()
@@ -137,6 +141,7 @@ def test_all_nodes_are_killed_and_return(cluster: LocalCluster, client: Any) -> 
     named = [str(e) for e in traffic.failed() if isinstance(e, EndpointConnectionError)]
     assert any(all(address in text for address in cluster.addresses) for text in named), named[:3]
     traffic.told()
+    client.close()
 
 
 def test_the_first_node_that_works_is_live_without_the_refresher(

@@ -22,7 +22,7 @@ def run(code: str) -> str:
 
 
 def test_importing_it_imports_no_extra() -> None:
-    heavy = ("moto", "trustme", "boto3", "alternator_lb.testing.cluster")
+    heavy = ("moto", "trustme", "h11", "boto3", "alternator_lb.testing.cluster")
     code = (
         "import sys, alternator_lb\nbefore = set(sys.modules)\n"
         "import alternator_lb.testing, alternator_lb.testing.fixtures\n"
@@ -31,10 +31,22 @@ def test_importing_it_imports_no_extra() -> None:
     assert run(code).strip() == "[]"
 
 
+def test_naming_the_cluster_imports_no_extra() -> None:
+    code = (
+        "import sys\nfrom alternator_lb.testing import LocalCluster\nLocalCluster()\n"
+        "print({'moto', 'trustme', 'h11'} & set(sys.modules))"
+    )
+    assert run(code).strip() == "set()"
+
+
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "moto.core.botocore_stubber", None)
     with pytest.raises(MissingExtra, match=r"needs moto .*pip install alternator-lb\[testing\]"):
         LocalCluster().start()
+    monkeypatch.setitem(sys.modules, "h11", None)
+    with pytest.raises(MissingExtra, match="needs h11"):
+        LocalCluster(engine="http://127.0.0.1:1").start()
+    monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "trustme", None)
     with pytest.raises(MissingExtra, match="needs trustme"):
         LocalCluster(tls=True, engine="http://127.0.0.1:1").start()

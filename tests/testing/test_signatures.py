@@ -15,8 +15,8 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from alternator_lb.testing import LocalCluster
+from alternator_lb.testing.messages import Request
 from alternator_lb.testing.signatures import Rejected, check_signature
-from alternator_lb.testing.wire import Request
 
 from .conftest import Clients
 
@@ -32,7 +32,7 @@ def signed(body: bytes = b"{}", host: str = "fake.test:8000", **headers: str) ->
         data=body,
     )
     SigV4Auth(Credentials(*next(iter(USERS.items()))), "dynamodb", "us-east-1").add_auth(asked)
-    return Request("POST", "/", "HTTP/1.1", [("Host", host), *asked.headers.items()], body)
+    return Request("POST", "/", [("Host", host), *asked.headers.items()], body)
 
 
 def replaced(request: Request, name: str, change: Callable[[str], str]) -> Request:
@@ -41,7 +41,7 @@ def replaced(request: Request, name: str, change: Callable[[str], str]) -> Reque
         (key, change(value) if key.lower() == name else value) for key, value in request.headers
     ]
     kept = [(key, value) for key, value in changed if value]
-    return Request(request.method, request.target, request.version, kept, request.body)
+    return Request(request.method, request.target, kept, request.body)
 
 
 def test_what_botocore_signs_is_taken() -> None:

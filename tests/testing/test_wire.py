@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import sys
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
 from alternator_lb.testing import LocalCluster
+from alternator_lb.testing.host import InProcess
+from alternator_lb.testing.messages import Request, Response
 
+POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
 TARGET = b"X-Amz-Target: DynamoDB_20120810.ListTables\r\n"
 
 
@@ -97,24 +102,83 @@ def test_head_has_no_body(wire: socket.socket) -> None:
     [
         (b"nonsense\r\n\r\n", 400),
         (b"GET / HTTP/2\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n folded: x\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 20_000, 431),
-        (b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
-        (b"POST / HTTP/1.1\r\nContent-Length: 16777217\r\n\r\n", 413),
-        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", 400),
-        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nfffffff\r\n", 413),
+        (POST + b"Content-Length: x\r\n\r\n", 400),
+        (POST + b"Content-Length: -1\r\n\r\n", 400),
+        (POST + b"Content-Length: 16777217\r\n\r\n", 413),
+        (POST + b"Content-Length: 16777217\r\nExpect: 100-continue\r\n\r\n", 413),
+        (POST + b"Transfer-Encoding: gzip\r\n\r\n", 501),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\nx\r\n", 400),
+        (POST + b"Transfer-Encoding: chunked\r\n\r\n1000001\r\n" + b"x" * 16777217, 413),
     ],
 )
 def test_what_is_broken_is_refused(wire: socket.socket, request_: bytes, status: int) -> None:
     wire.sendall(request_)
     assert answers(wire)[0][0] == status
+    assert wire.recv(1) == b""
+
+
+def test_the_largest_body(wire: socket.socket) -> None:
+    wire.sendall(
+        POST + b"Content-Length: 16777216\r\n" + TARGET + b"\r\n{" + b" " * 16777214 + b"}"
+    )
+    assert answers(wire) == [(200, b'{"TableNames": []}')]
+
+
+def test_https_at_the_door_of_http_is_refused_at_once(wire: socket.socket) -> None:
+    wire.settimeout(5)
+    with pytest.raises(ssl.SSLError):
+        ssl._create_unverified_context().wrap_socket(wire)
+
+
+def test_headers_stay_as_they_came(wire: socket.socket, cluster: LocalCluster) -> None:
+    seen = []
+    front = cast(InProcess, cluster.nodes[0]._host)._front
+
+    async def respond(request: Request) -> Response:
+        seen.append(request)
+        return Response(200)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(front, "respond", respond)
+        wire.sendall(b"GET /a%20b?c HTTP/1.1\r\nX-b:  1  2 \r\nhOsT: Me:80\r\nx-B: \xff\r\n\r\n")
+        answers(wire)
+    assert seen == [
+        Request("GET", "/a%20b?c", [("X-b", "1  2"), ("hOsT", "Me:80"), ("x-B", "\xff")])
+    ]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Length": "many"},
+        {"Content-Length": "1"},
+        {"Content-Length": "9"},
+        {"Transfer-Encoding": "gzip"},
+        {"Transfer-Encoding": "chunked"},
+    ],
+)
+def test_a_canned_answer_may_break_the_rules(
+    wire: socket.socket, cluster: LocalCluster, headers: dict[str, str]
+) -> None:
+    node = cluster.nodes[0]
+    node.answer_localnodes(200, b"body", headers)
+    wire.sendall(b"GET /localnodes HTTP/1.1\r\nHost: x\r\n\r\n")
+    wire.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    received = b"".join(iter(lambda: wire.recv(999), b""))
+    node.answer_localnodes(None)
+    ((name, value),) = headers.items()
+    assert f"{name}: {value}\r\n".encode() in received
+    assert b"\r\n\r\nbodyHTTP/1.1 200 OK\r\n" in received
 
 
 def test_a_client_that_leaves_in_the_middle(cluster: LocalCluster) -> None:
     where = (cluster.addresses[0], cluster.port)
-    for part in (b"", b"POST / HT", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n{}"):
+    for part in (b"", b"POST / HT", POST + b"Content-Length: 9\r\n\r\n{}"):
         with socket.create_connection(where) as leaving:
             leaving.sendall(part)
     with socket.create_connection(where, 30) as staying:
