@@ -235,7 +235,7 @@ def _nodes(given: argparse.Namespace) -> int:
             "STATE": of.state,
             "SINCE": f"{of.since:.1f} s",
             "NEXT PROBE": "" if of.next_probe is None else f"in {of.next_probe:.1f} s",
-            "WHY": of.reason.removeprefix(f"{node} "),
+            "WHY": of.reason,
         }
         for node, of in nodes.stats().items()
     ]

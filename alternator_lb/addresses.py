@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from dataclasses import dataclass, field
@@ -149,6 +150,11 @@ def parse_listed(entry: object, scheme: str, port: int) -> NodeAddress:
     """
     if not isinstance(entry, str):
         raise ValueError(f"{entry!r} is no string")
+    return _parse_listed(entry, scheme, port)
+
+
+@functools.lru_cache(maxsize=4096)  # the same entries come every second
+def _parse_listed(entry: str, scheme: str, port: int) -> NodeAddress:
     ip = _ip(entry)
     if ip is None:
         raise ValueError(f"{entry!r} is no IP address")

@@ -291,11 +291,11 @@ class NodePool:
 
     QueueCls: Any
     pool: Any
+    open_ones: set[NodeConnection] | None = None  # where its connections can be found
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if kwargs.get("block"):
             self.QueueCls = queue.LifoQueue
-        self.open_ones: set[NodeConnection] = set()
         super().__init__(*args, **kwargs)
         if not _URLLIB3_CLOSES_IDLE:
             weakref.finalize(self, close_idle, self.pool)
@@ -329,10 +329,6 @@ class NodePool:
         else:
             self._put_conn(conn)  # type: ignore[attr-defined]
 
-    def busy(self) -> list[NodeConnection]:
-        """Return the connections that calls are waiting on."""
-        return [conn for conn in list(self.open_ones) if conn.busy_since]
-
     def drop_idle(self) -> None:
         """Close the idle connections; the pool goes on."""
         idle = self.pool
@@ -353,7 +349,6 @@ class NodePool:
     def forget_inherited(self) -> None:
         """In a child process: drop the connections that the parent goes on using."""
         inherited = self.pool
-        self.open_ones = set()
         if inherited is None:
             return
         self.pool = type(inherited)(inherited.maxsize)

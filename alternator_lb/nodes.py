@@ -150,6 +150,7 @@ class AlternatorNodes:
         ] = {}  # listed, or the seeds as long as there is no list
         self._spare: dict[NodeAddress, Node] = {}  # seeds that are not listed: the last resort
         self._live: tuple[Node, ...] = ()
+        self._out: tuple[Node, ...] = ()  # known and not live: down, or not yet probed
         self._all_out = True
         self._phase = "new"
         self._threadless = False
@@ -414,9 +415,8 @@ class AlternatorNodes:
     def _until_next(self, now: float) -> float:
         due = self._next_fetch
         with self._lock:
-            for node in self._known():
-                if node.health.state != UP:
-                    due = min(due, node.health.next_probe)
+            for node in self._out:
+                due = min(due, node.health.next_probe)
         if self.settings.watch and not self._asleep:
             due = min(due, now + self.settings.late_after / 4)
         return max(due - now, 0.001)
@@ -451,13 +451,7 @@ class AlternatorNodes:
 
     def _probe_due(self, now: float) -> None:
         with self._lock:
-            due = [
-                node
-                for node in self._known()
-                if node.health.state != UP
-                and node.health.next_probe <= now
-                and (node.address in self._nodes or self._all_out)
-            ]
+            due = [node for node in self._out if node.health.next_probe <= now]
         _at_once(self._probe, due)
 
     def _probe(self, node: Node) -> None:
@@ -466,7 +460,7 @@ class AlternatorNodes:
         try:
             status = self._discovery.probe(node.address)
         except DiscoveryError as error:
-            self._probe_failed(node, str(error))
+            self._probe_failed(node, str(error).removeprefix(f"{node.address} "))
         else:
             if status < 500:
                 self._works(node, "it answered a probe")
@@ -512,7 +506,7 @@ class AlternatorNodes:
         """Where no thread can probe, a node is given another try by a call, after its back-off."""
         now = time.monotonic()
         with self._lock:
-            due = [n for n in self._known() if n.health.state != UP and n.health.next_probe <= now]
+            due = [node for node in self._out if node.health.next_probe <= now]
         for node in due:
             self._works(node, "no thread can probe it, so a call tries it")
 
@@ -524,7 +518,7 @@ class AlternatorNodes:
         """Tell the hot path whether to look in before a call. Under the lock."""
         wanted = self._asleep and not self._unattended()
         if self._unattended():
-            wanted = any(node.health.state != UP for node in self._known())
+            wanted = bool(self._out)
         for subscriber in self._subscribers:
             subscriber.wake = self._wake if wanted else None
 
@@ -681,6 +675,7 @@ class AlternatorNodes:
             up = [node for node in self._spare.values() if node.health.state == UP]
         self._all_out = not up
         live = tuple(up or self._known())  # none is known better: all are tried
+        self._out = tuple(node for node in self._known() if node.health.state != UP)
         if live == self._live and convicted is None:
             return []
         self._live = live

@@ -30,7 +30,7 @@ from urllib3.util.retry import Retry
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from .addresses import host_header
-from .connection import Replay, reason_of
+from .connection import NodeConnection, Replay, reason_of
 from .errors import DiscoveryError
 from .nodes import AlternatorNodes, Node
 from .wire import Head, request_bytes
@@ -73,7 +73,8 @@ class Rotation:
         self.wake: Callable[[], None] | None = None
         self._open_pool = open_pool
         self._by_node: dict[Node, Any] = {}
-        self._retired: list[Any] = []  # pools that got no new call since, and have calls in flight
+        # Every open connection, also those of nodes that left and have calls in flight.
+        self._open_ones: set[NodeConnection] = set()
         nodes.subscribe(self)
         _all.add(self)
 
@@ -92,9 +93,7 @@ class Rotation:
             for node in live
         }
         self.pools = tuple(self._by_node.values())
-        retired = [pool for node, pool in before.items() if self._by_node.get(node) is not pool]
-        self._retired = [pool for pool in (*self._retired, *retired) if pool.open_ones]
-        return retired
+        return [pool for node, pool in before.items() if self._by_node.get(node) is not pool]
 
     def late_calls(self, now: float, late_after: float) -> tuple[bool, set[Node]]:
         """Return whether calls are in flight, and the nodes that keep one waiting for too long.
@@ -105,19 +104,20 @@ class Rotation:
         """
         in_flight = False
         late = set()
-        for pool in (*self.pools, *self._retired):
-            for conn in pool.busy():
+        for conn in list(self._open_ones):
+            since, pool = conn.busy_since, conn.node_pool
+            if since and pool is not None:
                 in_flight = True
-                if now - conn.busy_since > late_after:
+                if now - since > late_after:
                     late.add(pool.node)
         return in_flight, late
 
     def cut(self, node: Node) -> None:
         """Have the calls that wait on a node fail as if it had closed their connections."""
-        for pool in (*self.pools, *self._retired):
-            if pool.node is node:
-                for conn in pool.busy():
-                    conn.cut()
+        for conn in list(self._open_ones):
+            pool = conn.node_pool
+            if conn.busy_since and pool is not None and pool.node is node:
+                conn.cut()
 
     def close_idle(self) -> None:
         """Close the idle connections of every node; calls in flight finish."""
@@ -127,7 +127,15 @@ class Rotation:
     def _opened(self, node: Node) -> Any:
         pool = self._open_pool(node)
         pool.node = node
+        pool.open_ones = self._open_ones
         return pool
+
+    def forget_inherited(self) -> None:
+        """In a child process: drop the connections that the parent goes on using."""
+        self._open_ones = set()  # those in use are never closed here: the parent has them
+        for pool in self.pools:
+            pool.open_ones = self._open_ones
+            pool.forget_inherited()
 
 
 class _Call:
@@ -467,9 +475,7 @@ def _after_fork_in_child() -> None:
     global _generation
     _generation += 1
     for rotation in list(_all):
-        rotation._retired = []
-        for pool in rotation.pools:
-            pool.forget_inherited()
+        rotation.forget_inherited()
 
 
 if hasattr(os, "register_at_fork"):

@@ -271,3 +271,19 @@ def test_the_first_seed_that_answers_decides_the_datacenter() -> None:
                 nodes.refresh()
                 assert hosts(nodes) == set(expected)
                 nodes.stop()
+
+
+def test_a_dead_seed_that_is_not_listed_is_told_of_and_costs_nothing(
+    cluster: LocalCluster,
+) -> None:
+    """It is probed with a back-off like any other, and does not keep the refresher busy."""
+    nodes = AlternatorNodes("http", cluster.port, "127.0.0.91", *cluster.seeds)
+    nodes.refresh()
+    stats = {address.host: each for address, each in nodes.stats().items()}
+    assert (stats["127.0.0.91"].state, stats["127.0.0.91"].calls) == ("down", 0)
+    assert "Connection refused" in stats["127.0.0.91"].reason
+    assert hosts(nodes) == set(cluster.addresses)
+    nodes._next_fetch = time.monotonic() + 60
+    nodes._asleep = True
+    assert nodes.poll() > 0.5
+    nodes.stop()
