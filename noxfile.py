@@ -51,6 +51,13 @@ def tests_with_oldest(session: nox.Session) -> None:
     session.run("pytest", *session.posargs)
 
 
+@nox.session(name="no-lean")
+def tests_without_the_lean_path(session: nox.Session) -> None:
+    """Run the tests on urllib3's own code throughout, with the newest dependencies."""
+    session.install("-e", ".[boto3,requests,testing]", *test_tools())
+    session.run("pytest", "--no-lean", *session.posargs)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format."""

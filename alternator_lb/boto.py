@@ -1,8 +1,10 @@
 """Install and uninstall: the only room that knows botocore's private names.
 
 Those names are ``client._endpoint.http_session`` and, of ``URLLib3Session``, ``_manager``,
-``_proxy_config``, ``_proxy_managers``, ``_verify``, ``_get_pool_manager_kwargs`` and
-``_pool_classes_by_scheme``. A test holds them against every botocore that is tested.
+``_proxy_config``, ``_proxy_managers``, ``_verify``, ``_cert_file``, ``_key_file``, ``_path_url``,
+``_get_pool_manager_kwargs`` and ``_pool_classes_by_scheme``; of ``AWSResponse``, ``_content``.
+``client._user_agent_creator`` is used where it is there. A test holds them against every botocore
+that is tested.
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ from botocore.httpsession import ProxyConfiguration, URLLib3Session, get_cert_pa
 from ._version import __version__
 from .addresses import DEFAULT_PORTS, Seed, split_seed
 from .errors import InvalidSettingError, NotADynamoDBClientError
-from .nodes import AlternatorNodes, Node
+from .membership import Node
+from .nodes import AlternatorNodes
 from .poolmanager import AlternatorPoolManager
-from .signing import SIGNATURE_VERSION
+from .settings import Settings
 from .tls import build_context
 from .transport import LeanResponse, node_of
 from .wire import Head
@@ -31,6 +34,11 @@ try:
     from botocore.context import get_context
 except ImportError:  # before botocore 1.37 no features of a call were noted
     get_context = None
+
+try:
+    from .signing import SIGNATURE_VERSION
+except ImportError:  # botocore has changed: its own signer signs, and the drift test notices
+    SIGNATURE_VERSION = ""
 
 if TYPE_CHECKING:
     import ssl
@@ -98,13 +106,14 @@ def install_alternator_transport(client: Any, seeds: Seeds, **settings: Any) -> 
             f"the client's endpoint is {url}, but the nodes speak http: requests would go out in "
             "clear text; make the client with an http:// endpoint_url, or the nodes with https"
         )
+    if original._proxy_config.proxy_url_for(url):
+        log.info("the proxy that is set for %s is not used: it could not resolve that name", url)
     verify = settings.get("verify", original._verify)
     session = BalancedSession(original, nodes, owned=owned, verify=verify)
     if isinstance(current, BalancedSession):
         _put_back_hooks(client)
     endpoint.http_session = session  # one assignment: a call takes the old one or the new one
-    if nodes.settings.lean:
-        _put_in_hooks(client, nodes.settings.short_user_agent)
+    _put_in_hooks(client, nodes.settings)
     if isinstance(current, BalancedSession):
         current.close()
     return nodes
@@ -293,13 +302,14 @@ def _service_id(client: Any) -> str:
     return name
 
 
-def _put_in_hooks(client: Any, short_user_agent: bool) -> None:
+def _put_in_hooks(client: Any, settings: Settings) -> None:
     """Make what is the same in every call of a client once. What is gone is left out."""
     events, service = client.meta.events, _service_id(client)
-    events.register_last(f"choose-signer.{service}", _choose_signer, "alternator-lb-signer")
+    if settings.lean and SIGNATURE_VERSION:
+        events.register_last(f"choose-signer.{service}", _choose_signer, "alternator-lb-signer")
     creator = getattr(client, "_user_agent_creator", None)
-    if hasattr(creator, "to_string"):
-        client._user_agent_creator = agent = UserAgent(creator, short_user_agent)
+    if hasattr(creator, "to_string") and (settings.lean or settings.short_user_agent):
+        client._user_agent_creator = agent = UserAgent(creator, settings.short_user_agent)
         if hasattr(creator, _REBUILD):
             event = f"request-created.{service}"
             events.unregister(event, getattr(creator, _REBUILD))
@@ -308,7 +318,8 @@ def _put_in_hooks(client: Any, short_user_agent: bool) -> None:
 
 def _put_back_hooks(client: Any) -> None:
     events, service = client.meta.events, _service_id(client)
-    events.unregister(f"choose-signer.{service}", _choose_signer, "alternator-lb-signer")
+    if SIGNATURE_VERSION:
+        events.unregister(f"choose-signer.{service}", _choose_signer, "alternator-lb-signer")
     agent = getattr(client, "_user_agent_creator", None)
     if isinstance(agent, UserAgent):
         client._user_agent_creator = agent.original

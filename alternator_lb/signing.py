@@ -10,16 +10,23 @@ import hmac
 import logging
 from hashlib import sha256
 from typing import Any
+from urllib.parse import urlsplit
 
 from botocore import auth
 from botocore.auth import SIGNED_HEADERS_BLACKLIST, SIGV4_TIMESTAMP, SigV4Auth
 from botocore.exceptions import NoCredentialsError
+
+from .addresses import host_header
 
 __all__ = ["SIGNATURE_VERSION", "LeanSigV4Auth"]
 
 #: The name under which botocore finds the signer; a ``choose-signer`` handler returns it.
 SIGNATURE_VERSION = "v4-alternator-lb"
 
+# A request that has one of these already is signed for the second time, or in a way of its own.
+_REPLACED = frozenset(
+    {"authorization", "date", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token"}
+)
 _unsigned = frozenset(SIGNED_HEADERS_BLACKLIST)
 _keys: dict[tuple[str, str, str, str], bytes] = {}
 _hosts: dict[str, str] = {}
@@ -27,7 +34,17 @@ _log = logging.getLogger("botocore.auth")
 
 
 class LeanSigV4Auth(SigV4Auth):  # type: ignore[misc]
-    """Signs a plain request with a bytes body; leaves everything else to botocore."""
+    """Signs a plain request with a bytes body; leaves everything else to botocore.
+
+    Args:
+        credentials: frozen credentials, or None.
+        service_name: the service to sign for.
+        region_name: the region to sign for.
+    """
+
+    def __init__(self, credentials: Any, service_name: str, region_name: str) -> None:
+        super().__init__(credentials, service_name, region_name)
+        self._place = (region_name, service_name)
 
     def add_auth(self, request: Any) -> None:
         """Sign a request in place.
@@ -53,17 +70,20 @@ class LeanSigV4Auth(SigV4Auth):  # type: ignore[misc]
         ):
             super().add_auth(request)
             return
-        timestamp = _now().strftime(SIGV4_TIMESTAMP)
-        context["timestamp"] = timestamp
-        self._modify_request_before_signing(request)
         signed: dict[str, str] = {}
         for name, value in headers.items():
             lower = name.lower()
-            if lower in signed or lower == "x-amz-content-sha256" or type(value) is not str:
+            if lower in signed or lower in _REPLACED or type(value) is not str:
                 super().add_auth(request)
                 return
             if lower not in _unsigned:
                 signed[lower] = " ".join(value.split())
+        timestamp = _now().strftime(SIGV4_TIMESTAMP)
+        context["timestamp"] = headers["X-Amz-Date"] = signed["x-amz-date"] = timestamp
+        token = self.credentials.token
+        if token:
+            headers["X-Amz-Security-Token"] = token
+            signed["x-amz-security-token"] = " ".join(token.split())
         if "host" not in signed:
             signed["host"] = _hosts.get(url) or _learn_host(url)
         names = sorted(signed)
@@ -76,7 +96,7 @@ class LeanSigV4Auth(SigV4Auth):  # type: ignore[misc]
             ]
         )
         day = timestamp[:8]
-        scope = f"{day}/{self._region_name}/{self._service_name}/aws4_request"
+        scope = "/".join((day, *self._place, "aws4_request"))
         to_sign = (
             f"AWS4-HMAC-SHA256\n{timestamp}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
         )
@@ -88,7 +108,7 @@ class LeanSigV4Auth(SigV4Auth):  # type: ignore[misc]
         )
 
     def _key(self, day: str) -> bytes:
-        parts = (self.credentials.secret_key, day, self._region_name, self._service_name)
+        parts = (self.credentials.secret_key, day, *self._place)
         key = _keys.get(parts)
         if key is None:
             key = f"AWS4{parts[0]}".encode()
@@ -101,7 +121,8 @@ class LeanSigV4Auth(SigV4Auth):  # type: ignore[misc]
 
 
 def _learn_host(url: str) -> str:
-    host: str = auth._host_from_url(url)
+    parts = urlsplit(url)
+    host = host_header(parts.scheme, parts.hostname or "", parts.port)
     if len(_hosts) < 256:
         _hosts[url] = host
     return host

@@ -32,7 +32,8 @@ from urllib3.util.ssl_match_hostname import CertificateError
 from .addresses import host_header
 from .connection import NodeConnection, Replay, reason_of
 from .errors import DiscoveryError
-from .nodes import AlternatorNodes, Node
+from .membership import Node
+from .nodes import AlternatorNodes
 from .wire import Head, request_bytes
 
 __all__ = ["LeanResponse", "NoNodeReachableError", "Rotation", "VirtualPool", "node_of"]
@@ -173,11 +174,13 @@ class VirtualPool(HTTPConnectionPool):
         self._rotation = rotation
         self._host_header = host_header(scheme, host, port)
         self._host_bytes = self._host_header.encode("latin-1")
-        self._timeouts = (
-            _seconds(self.timeout.connect_timeout),
-            _seconds(self.timeout.read_timeout),
-        )
-        self._lean = rotation.nodes.settings.lean
+        # A total, which spans connecting and reading, is for urllib3's own code.
+        self._lean = rotation.nodes.settings.lean and self.timeout.total is None
+        if self._lean:
+            self._timeouts = (
+                _seconds(self.timeout.connect_timeout),
+                _seconds(self.timeout.read_timeout),
+            )
         self._blocked_on = threading.local()
 
     @property
@@ -240,15 +243,15 @@ class VirtualPool(HTTPConnectionPool):
         request = request_bytes(method, url, self._host_bytes, headers, body)
         if request is None:
             return _Call(connect_timeout)
-        pool, conn = self._pick()
-        if conn is None:
+        try:
+            pool, conn = self._pick()
+            if conn is None:
+                conn = self._open(_Call(connect_timeout), pool)
+        except HTTPError as error:
             call = _Call(connect_timeout)
-            try:
-                conn = self._open(call, pool)
-            except HTTPError as error:
-                call.error = error
-                return call
-            pool = conn.node_pool
+            call.error = error
+            return call
+        pool = conn.node_pool
         if pool.scheme == "https" and not conn.is_verified:
             self._validate_conn(conn)  # it warns, as it does before each request
         try:

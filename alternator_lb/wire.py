@@ -23,7 +23,6 @@ _ANSWER = re.compile(
 )
 _NAME = re.compile(_TOKEN.decode())
 _TARGET = re.compile(r"/[!-~]*")
-_METHOD = re.compile(r"[A-Z]+")
 _NO_BODY = {204, 304}
 _MAX_HEADERS = 100  # http.client's own limit
 # Headers that change how a request is framed, or that urllib3 treats in a way of its own.
@@ -47,18 +46,15 @@ def request_bytes(
     """Return a whole request as urllib3 would send it, or None if it is not plain.
 
     Args:
-        method: ``POST`` and the like.
+        method: only ``POST`` is plain: DynamoDB uses no other.
         target: path and query.
         host: the value of the Host header.
         headers: names, and values as str or bytes; Content-Length and User-Agent among them.
         body: the body.
     """
-    if not _METHOD.fullmatch(method) or not _TARGET.fullmatch(target):
+    if method != "POST" or not _TARGET.fullmatch(target):
         return None
-    parts = [
-        b"%b %b HTTP/1.1\r\nHost: %b\r\nAccept-Encoding: identity"
-        % (method.encode(), target.encode(), host)
-    ]
+    parts = [b"POST %b HTTP/1.1\r\nHost: %b\r\nAccept-Encoding: identity" % (target.encode(), host)]
     length = agent = None
     try:
         for name, value in headers.items():

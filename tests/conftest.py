@@ -10,6 +10,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from alternator_lb.settings import Settings
 from alternator_lb.testing import LocalCluster
 
 FAKE_DOMAIN = "dog.scylladb.com"
@@ -20,6 +21,17 @@ for _name in [name for name in os.environ if name.startswith("AWS_")]:
     del os.environ[_name]
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-lean", action="store_true", help="run everything with the default of lean=False"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--no-lean"):
+        Settings.__init__.__kwdefaults__["lean"] = False  # type: ignore[misc]
 
 
 @pytest.fixture

@@ -360,3 +360,12 @@ def test_with_every_node_down_the_error_names_them(cluster: LocalCluster, make_c
     assert FAKE_DOMAIN in str(error.value)
     for address in cluster.addresses:
         assert f"{address}:{cluster.port}: Connection refused" in str(error.value)
+
+
+def test_names_that_cannot_be_resolved_are_botocores_error_too(
+    cluster: LocalCluster, make_client: Any
+) -> None:
+    client = make_client(cluster)
+    install_alternator_transport(client, "does-not-exist.invalid")
+    with pytest.raises(EndpointConnectionError, match=r"does-not-exist\.invalid"):
+        get(client)

@@ -43,6 +43,30 @@ def test_the_names_of_urllib3session() -> None:
     assert isinstance(get_cert_path(True), str)
 
 
+def test_the_names_that_the_hooks_need() -> None:
+    """Where they are gone, the hooks are left out; here it is noticed that they are."""
+    from botocore.auth import AUTH_TYPE_MAPS, SigV4Auth
+    from botocore.awsrequest import AWSResponse
+
+    from alternator_lb.signing import SIGNATURE_VERSION, LeanSigV4Auth
+
+    assert AUTH_TYPE_MAPS["v4"] is SigV4Auth
+    assert AUTH_TYPE_MAPS[SIGNATURE_VERSION] is LeanSigV4Auth
+    assert parameters(SigV4Auth.__init__) == ["self", "credentials", "service_name", "region_name"]
+    assert parameters(AWSResponse.__init__) == ["self", "url", "status_code", "headers", "raw"]
+    assert set(vars(AWSResponse("u", 200, {}, None))) == {
+        *("url", "status_code", "headers", "raw", "_content")
+    }
+    assert URLLib3Session()._path_url("http://x/y?z") == "/y?z"
+    client = botocore.session.Session().create_client(
+        "dynamodb", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
+    )
+    if tuple(map(int, botocore.__version__.split(".")[:2])) >= (1, 32):
+        assert client._user_agent_creator.to_string().startswith("Botocore/")
+        source = inspect.getsource(type(client._user_agent_creator).to_string)
+        assert "self._build_feature_metadata()" in source
+
+
 def test_send_reads_manager_and_proxies_once_and_maps_the_errors() -> None:
     source = inspect.getsource(URLLib3Session.send)
     assert source.count("self._proxy_config.proxy_url_for(") == 1

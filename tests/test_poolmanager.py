@@ -191,3 +191,22 @@ def test_threads_make_one_rotation(nodes: AlternatorNodes) -> None:
     for thread in threads:
         thread.join()
     assert len(set(map(id, pools))) == 1
+
+
+@pytest.mark.parametrize(
+    "timeout",
+    [None, 3, 3.5, urllib3.Timeout(total=5), urllib3.Timeout(connect=1, read=None)],
+    ids=str,
+)
+def test_every_kind_of_timeout(nodes: AlternatorNodes, timeout: Any) -> None:
+    url = f"http://{FAKE_DOMAIN}/"
+    given = {"retries": False, "preload_content": False, "decode_content": False, "body": b""}
+    with AlternatorPoolManager(nodes, timeout=timeout) as http:
+        assert http.request("GET", url).status == 200
+        assert http.request("GET", url, timeout=timeout).status == 200
+        response = http.urlopen("GET", url, **given)
+        assert response.status == 200
+        response.drain_conn()
+    with AlternatorPoolManager(nodes) as http:
+        response = http.urlopen("GET", url, **given)
+        assert response.read().startswith(b"healthy")

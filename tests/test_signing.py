@@ -130,7 +130,7 @@ def requests_of(patched: bool, port: int, when: Any, config: Any, **settings_: A
         config=config,
     )
     if patched:
-        install_alternator_transport(client, "127.0.0.71", **settings_)
+        install_alternator_transport(client, "127.0.0.71", lean=True, **settings_)
     for name, arguments in OPERATIONS:
         getattr(client, name)(**arguments)
     paginator = client.get_paginator("list_tables")
@@ -230,7 +230,7 @@ def test_uninstall_takes_the_hooks_back() -> None:
 
     assert presign() == "v4-query"
     for _ in range(2):
-        install_alternator_transport(client, "127.0.0.1:8000", scheme="http", port=8000)
+        install_alternator_transport(client, "127.0.0.1:8000", scheme="http", port=8000, lean=True)
         assert presign() == "v4-query"
         assert creator is None or client._user_agent_creator is not creator
     uninstall_alternator_transport(client)

@@ -420,6 +420,8 @@ def test_what_is_not_plain_is_left_to_urllib3() -> None:
     assert request_bytes("POST", "/", b"h", plain, b"{}") is not None
     for method, target, headers, body in [
         ("post", "/", plain, b"{}"),
+        ("HEAD", "/", plain, b"{}"),
+        ("GET", "/", plain, b"{}"),
         ("POST", "/ x", plain, b"{}"),
         ("POST", "http://x/", plain, b"{}"),
         ("POST", "/", plain, b"{} "),
