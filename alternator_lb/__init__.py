@@ -14,7 +14,8 @@ from .errors import (
     NotADynamoDBClientError,
 )
 from .events import NodeDown, NodeEvent, NodeJoined, NodeLeft, NodeUp
-from .nodes import AlternatorNodes, NodeStats
+from .membership import NodeStats
+from .nodes import AlternatorNodes
 from .poolmanager import AlternatorPoolManager
 from .transport import NoNodeReachableError
 

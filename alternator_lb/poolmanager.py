@@ -14,7 +14,8 @@ from urllib3.util.url import parse_url
 from .addresses import DEFAULT_PORTS
 from .connection import node_pool_class
 from .errors import InvalidSettingError
-from .nodes import AlternatorNodes, Node
+from .membership import Node
+from .nodes import AlternatorNodes
 from .tls import build_context
 from .transport import Rotation, VirtualPool
 

@@ -13,7 +13,7 @@ from alternator_lb.addresses import NodeAddress
 from alternator_lb.discovery import Answer
 from alternator_lb.events import NodeDown, NodeEvent
 from alternator_lb.health import DOWN, MAX_BACKOFF, NEW, UP, Health
-from alternator_lb.nodes import Node
+from alternator_lb.membership import Node
 from alternator_lb.transport import Rotation
 
 
@@ -152,11 +152,11 @@ class Cluster(RuleBasedStateMachine):
         super().__init__()
         self.events: list[NodeEvent] = []
         self.nodes = AlternatorNodes("http", 8000, *SEEDS, listener=self.events.append)
-        self.discovery = self.nodes._discovery = Discovery()  # type: ignore[assignment]
+        self.discovery = self.nodes._polling.discovery = Discovery()  # type: ignore[assignment]
         self.rotation = Rotation(self.nodes, Pool)
 
     def node(self, host: str) -> Node | None:
-        return self.nodes._nodes.get(NodeAddress("http", host, 8000))
+        return self.nodes._members.members.get(NodeAddress("http", host, 8000))
 
     @rule(host=some_host)
     def comes_alive(self, host: str) -> None:
@@ -176,14 +176,14 @@ class Cluster(RuleBasedStateMachine):
             self.nodes.refresh()
         except DiscoveryError:
             return
-        assert {node.address.host for node in self.nodes._nodes.values()} == set(
+        assert {node.address.host for node in self.nodes._members.members.values()} == set(
             self.discovery.listed
         )
 
     @rule()
     def polls(self) -> None:
-        self.nodes._next_fetch = 0.0
-        self.nodes.poll()
+        self.nodes._polling.next_fetch = 0.0
+        self.nodes._polling.poll()
 
     @rule(host=some_host, threads=st.integers(1, 4))
     def calls_cannot_connect(self, host: str, threads: int) -> None:
@@ -198,7 +198,7 @@ class Cluster(RuleBasedStateMachine):
         assert len(convictions) == (0 if was_out else 1)
         assert node.health.state == DOWN
 
-    @precondition(lambda self: self.nodes._live)
+    @precondition(lambda self: self.nodes._members.live)
     @rule()
     def a_call_goes_where_it_can(self) -> None:
         pools = self.rotation.pools
@@ -216,22 +216,22 @@ class Cluster(RuleBasedStateMachine):
 
     @invariant()
     def never_empty_while_something_is_known(self) -> None:
-        assert self.nodes._live
+        assert self.nodes._members.live
         assert self.rotation.pools
 
     @invariant()
     def the_pools_are_the_live_nodes_pools(self) -> None:
-        assert [pool.node for pool in self.rotation.pools] == list(self.nodes._live)
+        assert [pool.node for pool in self.rotation.pools] == list(self.nodes._members.live)
         assert not any(pool.closed for pool in self.rotation.pools)
 
     @invariant()
     def no_call_to_a_node_that_is_out_or_gone(self) -> None:
-        known = self.nodes._known()
+        known = self.nodes._members.known()
         if any(node.health.state == UP for node in known):
-            assert all(node.health.state == UP for node in self.nodes._live)
+            assert all(node.health.state == UP for node in self.nodes._members.live)
         else:
-            assert set(self.nodes._live) == set(known)
-        assert all(node in known for node in self.nodes._live)
+            assert set(self.nodes._members.live) == set(known)
+        assert all(node in known for node in self.nodes._members.live)
 
     def teardown(self) -> None:
         self.nodes.stop()

@@ -188,7 +188,7 @@ def test_fork_while_locks_are_held(cluster: LocalCluster) -> None:
         nodes.refresh()
         nodes.stop()
 
-    with nodes._lock:
+    with nodes._members.lock:
         pid = in_child(child)
     wait_for([pid])
     client.close()

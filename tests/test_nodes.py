@@ -113,7 +113,7 @@ def test_a_dns_name_stands_for_its_addresses(cluster: LocalCluster, monkeypatch:
     cluster.nodes[0].stop()
     nodes = AlternatorNodes("http", cluster.port, "cluster.example")
     with monkeypatch.context() as patch:
-        patch.setattr("alternator_lb.nodes.socket.getaddrinfo", resolve)
+        patch.setattr("alternator_lb.polling.socket.getaddrinfo", resolve)
         nodes.refresh()
     assert asked == ["cluster.example"]
     assert second in hosts(nodes)
@@ -177,14 +177,14 @@ def test_a_bad_answer_keeps_the_last_good_list_and_warns_once(caplog: Any) -> No
     body = [b'["127.0.0.77", "127.0.0.78"]']
     with ScriptedServer(lambda conn, _: conn.sendall(answer(body[0]))) as server:
         nodes = AlternatorNodes("http", server.port, server.address)
-        nodes.poll()
+        nodes._polling.poll()
         body[0] = b"[]"
         with caplog.at_level(logging.WARNING, "alternator_lb"):
             for _ in range(3):
-                nodes._next_fetch = 0.0
-                nodes.poll()
-        assert nodes._listed is not None
-        assert [address.host for address in nodes._listed] == ["127.0.0.77", "127.0.0.78"]
+                nodes._polling.next_fetch = 0.0
+                nodes._polling.poll()
+        assert nodes._members.listed is not None
+        assert [address.host for address in nodes._members.listed] == ["127.0.0.77", "127.0.0.78"]
         assert len(caplog.records) == 1
         assert "empty list" in caplog.text
         nodes.stop()
@@ -208,10 +208,10 @@ def test_a_bad_entry_is_skipped_with_one_warning(caplog: Any) -> None:
 def test_a_list_that_did_not_change_replaces_nothing(cluster: LocalCluster) -> None:
     nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
     nodes.refresh()
-    tuple_before = nodes._live
+    tuple_before = nodes._members.live
     for _ in range(5):
         nodes.refresh()
-    assert nodes._live is tuple_before
+    assert nodes._members.live is tuple_before
     nodes.stop()
 
 
@@ -228,11 +228,11 @@ def test_polls_while_calls_flow_and_seldom_when_none_do(
     get(client)
     assert "polling every 0.5 s" in repr(nodes)
     until(lambda: "idle, polling every 60 s" in repr(nodes))
-    assert nodes._next_fetch - time.monotonic() > 50
+    assert nodes._polling.next_fetch - time.monotonic() > 50
     polled = sum(node.report.polls for node in cluster.nodes)
     get(client)  # the first call after a quiet time wakes the refresher
     until(lambda: sum(node.report.polls for node in cluster.nodes) > polled)
-    assert not nodes._asleep
+    assert not nodes._members.asleep
 
 
 def test_stats_count_for_each_node(cluster: LocalCluster, make_client: Any) -> None:
@@ -283,7 +283,28 @@ def test_a_dead_seed_that_is_not_listed_is_told_of_and_costs_nothing(
     assert (stats["127.0.0.91"].state, stats["127.0.0.91"].calls) == ("down", 0)
     assert "Connection refused" in stats["127.0.0.91"].reason
     assert hosts(nodes) == set(cluster.addresses)
-    nodes._next_fetch = time.monotonic() + 60
-    nodes._asleep = True
-    assert nodes.poll() > 0.5
+    nodes._polling.next_fetch = time.monotonic() + 60
+    nodes._members.asleep = True
+    assert nodes._polling.poll() > 0.5
+    nodes.stop()
+
+
+def test_refresh_probes_also_after_stop(cluster: LocalCluster) -> None:
+    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
+    nodes.stop()
+    assert {address.host for address in nodes.refresh()} == set(cluster.addresses)
+
+
+def test_start_after_stop_is_awake_to_calls(cluster: LocalCluster, make_client: Any) -> None:
+    from alternator_lb import install_alternator_transport
+
+    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
+    client = make_client(cluster)
+    install_alternator_transport(client, nodes)
+    get(client)
+    until(lambda: "idle" in repr(nodes))
+    nodes.stop()
+    nodes.start()
+    get(client)
+    assert "idle" not in repr(nodes)
     nodes.stop()

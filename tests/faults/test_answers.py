@@ -291,7 +291,7 @@ def test_a_bad_list_of_nodes_changes_nothing(bad: dict[str, Any], caplog: Any) -
 
         until(every_node_was_polled_again)
         assert {address.host for address in nodes.live} == set(cluster.addresses)
-        warnings = [r for r in caplog.records if r.name.startswith("alternator_lb.nodes")]
+        warnings = [r for r in caplog.records if r.name.startswith("alternator_lb.polling")]
         assert len([r for r in warnings if "last good list stays" in r.message]) == 1
         for node in cluster.nodes:
             node.answer_localnodes(None)

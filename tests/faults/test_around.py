@@ -213,7 +213,9 @@ def test_a_conviction_asks_for_news(cluster: LocalCluster) -> None:
     nodes = install_alternator_transport(client, cluster.seeds, fetch_interval=3600)
     nodes.refresh()
     get(client)
-    until(lambda: nodes._answered is not None and nodes._next_fetch > time.monotonic())
+    until(
+        lambda: nodes._polling.answered is not None and nodes._polling.next_fetch > time.monotonic()
+    )
     cluster.nodes[1].kill()
     replacement = cluster.add_node()
     cluster.nodes[1].listed = False
