@@ -188,7 +188,7 @@ class NodeConnection:
 
     def cut(self) -> None:
         """Have a call that waits on this connection in another thread fail as if it was closed."""
-        sock = self.sock
+        sock = self.sock.sock if isinstance(self.sock, Replay) else self.sock
         if sock is not None:
             try:
                 # Not SSLSocket's own shutdown: it would pull the rug from under the reader.

@@ -92,8 +92,8 @@ def _run(ref: weakref.ref[Owner], mailbox: queue.SimpleQueue[object]) -> None:
         try:
             delay = owner.poll()
         except Exception:
-            log.exception("polling the nodes failed; it goes on in a minute")
-            delay = 60.0
+            log.exception("polling the nodes failed; it goes on in 10 seconds")
+            delay = 10.0
         del owner
 
 

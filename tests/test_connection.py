@@ -1,0 +1,122 @@
+"""The connection to one node, and the pool that keeps the connections to one node."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from typing import Any
+
+import pytest
+from urllib3 import HTTPConnectionPool
+
+from alternator_lb.connection import IdleConnections, Replay, node_pool_class, reason_of
+
+from .servers import ScriptedServer, answer
+
+
+class Conn:
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_idle_connections_are_last_in_first_out_and_bounded() -> None:
+    idle = IdleConnections(2)
+    idle.put(None)
+    assert idle.qsize() == 0
+    for item in ("first", "second"):
+        idle.put(item)
+    with pytest.raises(queue.Full):
+        idle.put("third")
+    assert [idle.get(), idle.get()] == ["second", "first"]
+    with pytest.raises(queue.Empty):
+        idle.get()
+
+
+def test_a_pool_keeps_what_it_may_and_closes_the_rest() -> None:
+    pool = node_pool_class(HTTPConnectionPool)("127.0.0.1", 1, maxsize=1)
+    first, second, third = Conn(), Conn(), Conn()
+    pool.keep(first)
+    pool.keep(second)
+    assert (first.closed, second.closed) == (False, True)
+    pool.close()
+    assert first.closed
+    pool.keep(third)
+    assert third.closed
+
+
+def test_the_pool_classes_are_made_once() -> None:
+    assert node_pool_class(HTTPConnectionPool) is node_pool_class(HTTPConnectionPool)
+
+
+@pytest.mark.parametrize("replayed", [False, True], ids=["socket", "replay"])
+def test_a_call_that_waits_can_be_cut(replayed: bool) -> None:
+    """Also when urllib3's own code has taken over, in the middle of an answer."""
+    with ScriptedServer(lambda conn, request: None) as server:
+        pool = node_pool_class(HTTPConnectionPool)(server.address, server.port)
+        conn = pool._new_conn()
+        conn.connect()
+        conn.sock.settimeout(30)
+        real = conn.sock
+        if replayed:
+            conn.sock = Replay(real, b"")
+        ended = []
+        reader = threading.Thread(target=lambda: ended.append(real.recv(1)))
+        reader.start()
+        conn.cut()
+        reader.join(timeout=20)
+        assert ended == [b""]
+        conn.close()
+        conn.cut()  # a connection that is closed has nothing to cut
+        pool.close()
+
+
+def test_a_replay_gives_what_was_received_and_then_the_rest() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b" and the rest\n")
+        replay = Replay(ours, b"received")
+        replay.sendall(b"was sent already")
+        with replay.makefile("rb") as reader:
+            assert reader.readline() == b"received and the rest\n"
+        theirs.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
+
+
+def test_a_replay_ends_as_the_attempt_did() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        with pytest.raises(BrokenPipeError):
+            Replay(ours, b"", send_error=BrokenPipeError()).sendall(b"x")
+        with Replay(ours, b"x", eof=True).makefile("rb") as reader:
+            assert reader.read() == b"x"
+        with (
+            Replay(ours, b"", read_error=TimeoutError("t")).makefile("rb") as reader,
+            pytest.raises(TimeoutError),
+        ):
+            reader.read()
+
+
+def test_an_idle_connection_that_was_closed_is_not_used() -> None:
+    with ScriptedServer(lambda conn, _: conn.sendall(answer(b"x"))) as server:
+        pool = node_pool_class(HTTPConnectionPool)(server.address, server.port, maxsize=2)
+        assert pool.idle_connection() is None
+        pool.request("GET", "/")
+        conn = pool.idle_connection()
+        assert conn is not None
+        pool.keep(conn)
+        real: Any = conn.sock
+        real.shutdown(socket.SHUT_RDWR)
+        assert pool.idle_connection() is None
+        pool.close()
+
+
+def test_reasons_are_the_innermost_words() -> None:
+    error = ValueError("<urllib3.connection.HTTPConnection object>: failed")
+    error.__cause__ = ConnectionRefusedError(111, "Connection refused")
+    assert reason_of(error) == "Connection refused"
+    assert reason_of(TimeoutError("x")) == "timed out"
+    assert reason_of(ValueError()) == "ValueError"
