@@ -3,7 +3,9 @@
 Those names are ``client._endpoint.http_session`` and, of ``URLLib3Session``, ``_manager``,
 ``_proxy_config``, ``_proxy_managers``, ``_verify``, ``_cert_file``, ``_key_file``, ``_path_url``,
 ``_get_pool_manager_kwargs`` and ``_pool_classes_by_scheme``; of ``AWSResponse``, ``_content``.
-``client._user_agent_creator`` is used where it is there. A test holds them against every botocore
+``client._user_agent_creator`` and ``client._endpoint._response_parser_factory`` are used where they
+are there, and so are ``_handle_structure``, ``_handle_map`` and ``_parse_shape`` of ``JSONParser``
+(in ``parsing.py``). A test holds them against every botocore
 that is tested.
 """
 
@@ -39,6 +41,11 @@ try:
     from .signing import SIGNATURE_VERSION
 except ImportError:  # botocore has changed: its own signer signs, and the drift test notices
     SIGNATURE_VERSION = ""
+
+try:
+    from .parsing import ParserFactory
+except ImportError:  # the same for its parser
+    ParserFactory = None  # type: ignore[assignment, misc]
 
 if TYPE_CHECKING:
     import ssl
@@ -307,6 +314,9 @@ def _put_in_hooks(client: Any, settings: Settings) -> None:
     events, service = client.meta.events, _service_id(client)
     if settings.lean and SIGNATURE_VERSION:
         events.register_last(f"choose-signer.{service}", _choose_signer, "alternator-lb-signer")
+    factory = getattr(client._endpoint, "_response_parser_factory", None)
+    if settings.lean and ParserFactory is not None and hasattr(factory, "create_parser"):
+        client._endpoint._response_parser_factory = ParserFactory(factory)
     creator = getattr(client, "_user_agent_creator", None)
     if hasattr(creator, "to_string") and (settings.lean or settings.short_user_agent):
         client._user_agent_creator = agent = UserAgent(creator, settings.short_user_agent)
@@ -320,6 +330,9 @@ def _put_back_hooks(client: Any) -> None:
     events, service = client.meta.events, _service_id(client)
     if SIGNATURE_VERSION:
         events.unregister(f"choose-signer.{service}", _choose_signer, "alternator-lb-signer")
+    factory = getattr(client._endpoint, "_response_parser_factory", None)
+    if ParserFactory is not None and isinstance(factory, ParserFactory):
+        client._endpoint._response_parser_factory = factory.original
     agent = getattr(client, "_user_agent_creator", None)
     if isinstance(agent, UserAgent):
         client._user_agent_creator = agent.original

@@ -111,8 +111,9 @@ class NodeConnection:
     def remember_session(self) -> None:
         """After the first answer: keep the TLS session for the next connection to this node."""
         self.has_session = True
-        if self.sock is not None and isinstance(self.sock.context, ResumingContext):
-            self.sock.context.remember(self.sock)
+        sock = self.sock
+        if isinstance(sock, ssl.SSLSocket) and isinstance(sock.context, ResumingContext):
+            sock.context.remember(sock)
 
     def dropped(self) -> bool:
         """Whether an idle connection was closed by the node, or has bytes that nobody awaits."""
@@ -184,6 +185,8 @@ class NodeConnection:
         """Close, and be found no more."""
         if self.open_ones is not None:
             self.open_ones.discard(self)
+        if not self.has_session:  # the node closes after each answer
+            self.remember_session()
         super().close()  # type: ignore[misc]
 
     def cut(self) -> None:

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 # 1 MiB holds about 60,000 addresses; a larger answer is no list of nodes.
 MAX_ANSWER_BYTES = 1 << 20
 
+# Connections for polls that are kept open; in a larger cluster, those used last.
+MOST_POOLS = 32
+
 _HEADERS = {"Accept": "application/json", "User-Agent": "alternator-lb"}
 
 
@@ -41,7 +44,7 @@ class Answer:
 
 
 class Discovery:
-    """Asks nodes over connections of its own that are kept open, one for each node.
+    """Asks nodes over connections of its own, one for each node; the 32 used last are kept open.
 
     Args:
         settings: timeouts, TLS and, where the user brings one, the HTTP client.
@@ -171,9 +174,10 @@ class Discovery:
             response.close()  # a connection that was released is not touched by this
 
     def _pool(self, address: NodeAddress) -> HTTPConnectionPool:
-        pool = self._pools.get(address)
-        if pool is None:
-            pool = self._pools.setdefault(address, self._open_pool(address))
+        pool = self._pools.pop(address, None) or self._open_pool(address)
+        self._pools[address] = pool  # last in the order of use
+        if len(self._pools) > MOST_POOLS:
+            self.forget_all_but(list(self._pools)[-MOST_POOLS:])
         return pool
 
     def _open_pool(self, address: NodeAddress) -> Any:

@@ -138,3 +138,22 @@ def test_the_users_own_http_client_is_used() -> None:
         assert len(http.pools) == 1
         discovery.close()
         http.clear()
+
+
+def test_polls_keep_a_bounded_number_of_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alternator_lb.discovery.MOST_POOLS", 3)
+    first = ScriptedServer(says(b'["127.0.0.81"]'), "127.0.0.81")
+    servers = [first] + [
+        ScriptedServer(says(b'["127.0.0.81"]'), f"127.0.0.{n}", first.port)
+        for n in (82, 83, 84, 85)
+    ]
+    discovery = Discovery(Settings())
+    for _ in range(2):
+        for server in servers:
+            discovery.ask(NodeAddress("http", server.address, server.port))
+    for server in servers[-3:]:
+        discovery.ask(NodeAddress("http", server.address, server.port))
+    assert [server.accepted for server in servers] == [2] * 5
+    discovery.close()
+    for server in servers:
+        server.close()

@@ -58,9 +58,15 @@ def test_the_names_that_the_hooks_need() -> None:
         *("url", "status_code", "headers", "raw", "_content")
     }
     assert URLLib3Session()._path_url("http://x/y?z") == "/y?z"
+    from botocore.parsers import JSONParser, ResponseParserFactory
+
+    assert type(ResponseParserFactory().create_parser("json")) is JSONParser
+    for name in ("_handle_structure", "_handle_map", "_parse_shape"):
+        assert parameters(getattr(JSONParser, name))[:2] == ["self", "shape"]
     client = botocore.session.Session().create_client(
         "dynamodb", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
     )
+    assert isinstance(client._endpoint._response_parser_factory, ResponseParserFactory)
     if tuple(map(int, botocore.__version__.split(".")[:2])) >= (1, 32):
         assert client._user_agent_creator.to_string().startswith("Botocore/")
         source = inspect.getsource(type(client._user_agent_creator).to_string)

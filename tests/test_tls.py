@@ -315,3 +315,16 @@ def test_a_node_that_comes_back_with_a_bad_certificate_is_out(make_client: Any) 
             context._sessions[plain.getpeername(), other.server_name] = session
             with pytest.raises(ssl.SSLCertVerificationError):
                 context.wrap_socket(plain, server_hostname=other.server_name)
+
+
+def test_sessions_are_resumed_also_where_nodes_close_after_each_answer(
+    cluster: LocalCluster,
+) -> None:
+    nodes = AlternatorNodes("https", cluster.port, *cluster.seeds, verify=str(cluster.ca_path))
+    with AlternatorPoolManager(nodes) as http:
+        for _ in range(12):
+            closing = {"Connection": "close"}
+            assert http.request("GET", f"https://{FAKE_DOMAIN}/", headers=closing).status == 200
+        context = next(iter(http._rotations.values())).pools[0].conn_kw["ssl_context"]
+        assert len(context._sessions) >= 1
+    nodes.stop()
