@@ -48,7 +48,7 @@ class ResumingContext(ssl.SSLContext):
         return super().wrap_socket(sock, *args, **kwargs)
 
     def remember(self, sock: ssl.SSLSocket) -> None:
-        """Keep the session of a connection that nobody else uses now, and that got an answer.
+        """Keep the session of a connection that nobody else uses now.
 
         In TLS 1.3 the node sends it after the handshake, so it is there with the first answer.
         """

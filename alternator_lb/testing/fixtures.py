@@ -1,6 +1,6 @@
 """pytest fixtures: a cluster on loopback for a test suite.
 
-Installing the package registers them. They import nothing before a test asks for one.
+Installing the package registers them. What a cluster needs is imported when a test asks for one.
 """
 
 from __future__ import annotations
