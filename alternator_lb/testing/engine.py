@@ -62,9 +62,20 @@ class MotoEngine:
         for service in ("dynamodb", "dynamodbstreams"):
             need(f"moto.{service}.responses")
         self._account = str(next(_accounts))
+        self._thread: ThreadPoolExecutor | None = None
 
     async def call(self, request: Request) -> Response:
-        """Answer one call, on this thread: calls to moto come one after the other anyway."""
+        """Answer one call; they come one after the other.
+
+        On a thread beside the loop, so that a call that takes its time (the first of its kind
+        imports a good deal) does not keep the nodes from answering ``/localnodes``.
+        """
+        loop = asyncio.get_running_loop()
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "LocalCluster engine")
+        return await loop.run_in_executor(self._thread, self._answer, request)
+
+    def _answer(self, request: Request) -> Response:
         target = request.header("x-amz-target")
         version, _, operation = target.partition(".")
         if version not in _HOSTS or not operation:
@@ -106,7 +117,10 @@ class MotoEngine:
         return Response(answer.status_code, answer.content, headers)
 
     def close(self) -> None:
-        """Forget the tables."""
+        """Forget the tables, and end the thread, until the next call."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.shutdown(wait=True)
         backends = need("moto.backends")
         with _one_at_a_time:
             for service in ("dynamodb", "dynamodbstreams", "iam"):
