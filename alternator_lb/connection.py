@@ -111,9 +111,12 @@ class NodeConnection:
     def remember_session(self) -> None:
         """After the first answer: keep the TLS session for the next connection to this node."""
         self.has_session = True
-        sock = self.sock
+        sock = self._real_sock()
         if isinstance(sock, ssl.SSLSocket) and isinstance(sock.context, ResumingContext):
             sock.context.remember(sock)
+
+    def _real_sock(self) -> Any:
+        return self.sock.sock if isinstance(self.sock, Replay) else self.sock
 
     def dropped(self) -> bool:
         """Whether an idle connection was closed by the node, or has bytes that nobody awaits."""
@@ -191,7 +194,7 @@ class NodeConnection:
 
     def cut(self) -> None:
         """Have a call that waits on this connection in another thread fail as if it was closed."""
-        sock = self.sock.sock if isinstance(self.sock, Replay) else self.sock
+        sock = self._real_sock()
         if sock is not None:
             try:
                 # Not SSLSocket's own shutdown: it would pull the rug from under the reader.
