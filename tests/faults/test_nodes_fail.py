@@ -163,15 +163,15 @@ def test_the_first_node_that_works_is_live_without_the_refresher(
 def test_a_node_flaps(cluster: LocalCluster, client: Any, events: list[NodeEvent]) -> None:
     flapping = cluster.nodes[1]
     with Traffic(client, threads=4) as traffic:
-        end = time.monotonic() + 5
+        end = time.monotonic() + 10
         while time.monotonic() < end:
             flapping.kill()
             traffic.goes_on(2)
             flapping.start()
             traffic.goes_on(2)
     assert traffic.failed() == [], traffic.told()
-    # Kept out for 1, 2, 4 … seconds: in 5 seconds, and the time of the calls, no more than these.
-    assert len(downs(events)) <= 5
+    # Kept out for 1, 2, 4, 8 … seconds: in 10 seconds, and those of the calls, no more fit.
+    assert len(downs(events)) <= 6
     traffic.told()
 
 
