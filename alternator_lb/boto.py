@@ -203,8 +203,7 @@ class BalancedSession(URLLib3Session):  # type: ignore[misc]
         if type(answer) is not tuple:
             return self._send_stock(_Continued(pool, answer), request)
         head, content, node = answer
-        if head.status == 400 and b"RequestLimitExceeded" in content:
-            node.overloads.tick()
+        _count_overload(head.status, content, node)
         return LeanAWSResponse(request, target, head, content, node)
 
     def _send_stock(self, manager: Any, request: Any) -> Any:
@@ -212,10 +211,7 @@ class BalancedSession(URLLib3Session):  # type: ignore[misc]
         stock = object.__new__(URLLib3Session)
         stock.__dict__.update(self.__dict__, _manager=manager)
         response = stock.send(request)
-        if response.status_code == 400 and b"RequestLimitExceeded" in response.content:
-            node = node_of(response.raw)
-            if node is not None:
-                node.overloads.tick()
+        _count_overload(response.status_code, response.content, node_of(response.raw))
         return response
 
     def close(self) -> None:
@@ -223,6 +219,12 @@ class BalancedSession(URLLib3Session):  # type: ignore[misc]
         super().close()
         if self._owned:
             self.nodes.stop()
+
+
+def _count_overload(status: int, content: bytes, node: Node | None) -> None:
+    """An overloaded node is told of in its stats, and is not taken out."""
+    if status == 400 and node is not None and b"RequestLimitExceeded" in content:
+        node.overloads.tick()
 
 
 class _Continued:

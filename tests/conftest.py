@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -87,3 +89,11 @@ def get(client: Any, name: str = "rex") -> Any:
     """Do one GetItem; return the name that was found."""
     found = client.get_item(TableName=TABLE, Key={"name": {"S": name}})
     return found["Item"]["name"]["S"]
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for what another thread brings about."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about in time"
+        threading.Event().wait(0.005)

@@ -19,8 +19,7 @@ import pytest
 from alternator_lb import AlternatorNodes, install_alternator_transport
 from alternator_lb.testing import LocalCluster
 
-from .conftest import FAKE_DOMAIN, TABLE, get, new_client
-from .test_nodes import until
+from .conftest import FAKE_DOMAIN, TABLE, get, new_client, until
 
 
 def refreshers() -> list[threading.Thread]:

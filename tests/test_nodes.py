@@ -8,7 +8,6 @@ import pickle
 import socket
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,16 +15,8 @@ import pytest
 from alternator_lb import AlternatorNodes, DiscoveryError, InvalidSettingError
 from alternator_lb.testing import LocalCluster
 
-from .conftest import get
+from .conftest import get, until
 from .servers import ScriptedServer, answer
-
-
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait for what another thread brings about."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come about in time"
-        threading.Event().wait(0.005)
 
 
 def hosts(nodes: AlternatorNodes) -> set[str]:

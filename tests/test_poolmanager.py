@@ -163,7 +163,7 @@ def test_a_client_that_nobody_refers_to_closes_its_connections(
 ) -> None:
     import gc
 
-    from .test_nodes import until
+    from .conftest import until
 
     def use() -> None:
         http = AlternatorPoolManager(nodes)

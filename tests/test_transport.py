@@ -18,9 +18,8 @@ from alternator_lb import (
 )
 from alternator_lb.testing import LocalCluster
 
-from .conftest import FAKE_DOMAIN, get, make_table
+from .conftest import FAKE_DOMAIN, get, make_table, until
 from .servers import ScriptedServer, answer
-from .test_nodes import until
 
 
 @pytest.mark.parametrize("count", [3, 12, 30, 100, 300])

@@ -16,9 +16,8 @@ from botocore.parsers import ResponseParserError
 from alternator_lb import AlternatorNodes, install_alternator_transport
 from alternator_lb.testing import LocalCluster
 
-from ..conftest import FAKE_DOMAIN, new_client
+from ..conftest import FAKE_DOMAIN, new_client, until
 from ..servers import ScriptedServer, answer
-from ..test_nodes import until
 
 GOOD = json.dumps({"Item": {"name": {"S": "rex"}}}).encode()
 

@@ -16,9 +16,8 @@ from alternator_lb import AlternatorNodes, install_alternator_transport
 from alternator_lb.events import NodeDown, NodeEvent, NodeJoined, NodeLeft, NodeUp
 from alternator_lb.testing import LocalCluster
 
-from ..conftest import get, make_table, new_client
+from ..conftest import get, make_table, new_client, until
 from ..test_lifetimes import forks, in_child, wait_for
-from ..test_nodes import until
 from .traffic import Traffic
 
 

@@ -15,8 +15,7 @@ from alternator_lb import AlternatorNodes, install_alternator_transport
 from alternator_lb.events import NodeDown, NodeEvent
 from alternator_lb.testing import LocalCluster
 
-from ..conftest import get, make_table, new_client
-from ..test_nodes import until
+from ..conftest import get, make_table, new_client, until
 from .traffic import Traffic
 
 

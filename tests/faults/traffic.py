@@ -7,8 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..conftest import TABLE
-from ..test_nodes import until
+from ..conftest import TABLE, until
 
 
 @dataclass
