@@ -211,7 +211,8 @@ class BalancedSession(URLLib3Session):  # type: ignore[misc]
         stock = object.__new__(URLLib3Session)
         stock.__dict__.update(self.__dict__, _manager=manager)
         response = stock.send(request)
-        _count_overload(response.status_code, response.content, node_of(response.raw))
+        if response.status_code == 400:  # of any other the body is not touched here
+            _count_overload(400, response.content, node_of(response.raw))
         return response
 
     def close(self) -> None:
