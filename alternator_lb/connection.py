@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import _socket
 import functools
 import io
 import queue
 import select
 import socket
 import ssl
+import struct
+import sys
 import time
 import weakref
 from http.client import HTTPResponse
@@ -25,6 +28,10 @@ __all__ = ["IdleConnections", "bounded_pool_class", "close_idle", "node_pool_cla
 # urllib3 before 1.26.16 does not close the idle connections of a pool that nobody refers to.
 _URLLIB3_CLOSES_IDLE = hasattr(connectionpool, "_close_pool_connections")
 
+# A Python timeout is a system call, and a hand-over of the interpreter's lock, before each send and
+# recv. Linux watches the time itself, in a struct timeval whose form is sure where long is 64 bits.
+_KERNEL_WATCHES = sys.platform == "linux" and sys.maxsize > 2**32
+_FITS_SEND_BUFFER = 16 * 1024
 
 _never_touched_again: list[Any] = []
 
@@ -80,6 +87,9 @@ def close_idle(idle: Any) -> None:
             conn.close()
 
 
+Timeouts = tuple[float | None, float | None]
+
+
 class NodeConnection:
     """Mixed into a connection class of urllib3 or botocore.
 
@@ -94,16 +104,24 @@ class NodeConnection:
     answer: Any = None
     open_ones: set[NodeConnection] | None = None
     sock: Any
-    has_session: bool = False
+    has_session: bool = True
     _poll: Any = None
+    _kernel_timeouts: Timeouts | None = None
+    _kernel_watches = False
 
     def connect(self) -> None:
         """Connect, and be found from here on by who looks after the open connections."""
         super().connect()  # type: ignore[misc]
-        self.has_session = not hasattr(self.sock, "session")  # plain TCP has none to remember
+        sock = self.sock
+        if isinstance(sock, ssl.SSLSocket):
+            # A ticket serves for as long as the node takes it: reading one costs as much as what a
+            # resumption saves, and one client's connections to one node need not be unlinkable.
+            self.has_session = sock.session_reused or not isinstance(sock.context, ResumingContext)
+        # Not where TLS, gevent or the like have a recv of their own.
+        self._kernel_watches = _KERNEL_WATCHES and type(sock).recv is _socket.socket.recv
         if hasattr(select, "poll"):
             poller = select.poll()
-            poller.register(self.sock, select.POLLIN)
+            poller.register(sock, select.POLLIN)
             self._poll = poller.poll
         if self.open_ones is not None:
             self.open_ones.add(self)
@@ -112,7 +130,7 @@ class NodeConnection:
         """After the first answer: keep the TLS session for the next connection to this node."""
         self.has_session = True
         sock = self._real_sock()
-        if isinstance(sock, ssl.SSLSocket) and isinstance(sock.context, ResumingContext):
+        if sock is not None:
             sock.context.remember(sock)
 
     def _real_sock(self) -> Any:
@@ -124,9 +142,7 @@ class NodeConnection:
             return True
         return bool(self._poll(0)) if self._poll is not None else is_connection_dropped(self)  # type: ignore[arg-type]
 
-    def exchange(
-        self, request: bytes, connect_timeout: float | None, read_timeout: float | None
-    ) -> tuple[Head, bytes] | None:
+    def exchange(self, request: bytes, timeouts: Timeouts) -> tuple[Head, bytes] | None:
         """Send a request in one piece, and return its answer if that is plain.
 
         Otherwise None is returned, and ``sock`` is a `Replay`: urllib3's own code may send the
@@ -134,22 +150,27 @@ class NodeConnection:
 
         Args:
             request: the bytes of the whole request.
-            connect_timeout: seconds that sending may take, as in urllib3.
-            read_timeout: seconds to wait for each part of the answer.
+            timeouts: the seconds that sending may take, which are urllib3's connect timeout, and
+                the seconds to wait for each part of the answer; None is without end.
         """
         sock = self.sock
         data = b""
         received = bytearray()
+        # What does not fit would be sent in parts, and the kernel would give each its own time.
+        kernel_watches = self._kernel_watches and len(request) <= _FITS_SEND_BUFFER
         try:
-            if sock.gettimeout() != connect_timeout:
-                sock.settimeout(connect_timeout)
+            if kernel_watches:
+                if self._kernel_timeouts != timeouts or sock.gettimeout() is not None:
+                    self._let_kernel_watch(sock, timeouts)
+            elif sock.gettimeout() != timeouts[0]:
+                sock.settimeout(timeouts[0])
             sock.sendall(request)
         except OSError as error:
-            self.sock = Replay(sock, b"", send_error=error)
+            self.sock = Replay(sock, b"", send_error=_as_timeout(error))
             return None
         try:
-            if read_timeout != connect_timeout:
-                sock.settimeout(read_timeout)
+            if not kernel_watches and timeouts[1] != timeouts[0]:
+                sock.settimeout(timeouts[1])
             end = -1
             while True:
                 part = sock.recv(16384)
@@ -179,10 +200,21 @@ class NodeConnection:
                 body = data[end : end + head.length]
                 self.close()
                 return head, body
+            if not head.keep_alive:
+                self.close()
             return head, data[end:]
         except OSError as error:
-            self.sock = Replay(sock, bytes(received or data), read_error=error)
+            self.sock = Replay(sock, bytes(received or data), read_error=_as_timeout(error))
             return None
+
+    def _let_kernel_watch(self, sock: Any, timeouts: Timeouts) -> None:
+        sock.settimeout(None)
+        for option, seconds in zip((socket.SO_SNDTIMEO, socket.SO_RCVTIMEO), timeouts, strict=True):
+            # 0 is without end; a fraction of a microsecond is not.
+            microseconds = 0 if seconds is None else max(1, round(seconds * 1e6))
+            timeval = struct.pack("ll", *divmod(microseconds, 1_000_000))
+            sock.setsockopt(socket.SOL_SOCKET, option, timeval)
+        self._kernel_timeouts = timeouts
 
     def close(self) -> None:
         """Close, and be found no more."""
@@ -215,6 +247,11 @@ class NodeConnection:
         )
         if write_host:
             self.putheader("Host", self.host_header)  # type: ignore[attr-defined]
+
+
+def _as_timeout(error: OSError) -> OSError:
+    """The kernel says of a time that is over that the socket would block."""
+    return TimeoutError("timed out") if isinstance(error, BlockingIOError) else error
 
 
 class Replay:

@@ -28,7 +28,7 @@ _REPLACED = frozenset(
     {"authorization", "date", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token"}
 )
 _unsigned = frozenset(SIGNED_HEADERS_BLACKLIST)
-_keys: dict[tuple[str, str, str, str], bytes] = {}
+_macs: dict[tuple[str, str, str, str], hmac.HMAC] = {}  # with their keys, to be copied
 _hosts: dict[str, str] = {}
 _log = logging.getLogger("botocore.auth")
 
@@ -100,24 +100,24 @@ class LeanSigV4Auth(SigV4Auth):  # type: ignore[misc]
         to_sign = (
             f"AWS4-HMAC-SHA256\n{timestamp}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
         )
-        key = self._key(day)
-        signature = hmac.digest(key, to_sign.encode(), "sha256").hex()
+        mac = self._mac(day).copy()
+        mac.update(to_sign.encode())
         headers["Authorization"] = (
             f"AWS4-HMAC-SHA256 Credential={self.credentials.access_key}/{scope}, "
-            f"SignedHeaders={names_text}, Signature={signature}"
+            f"SignedHeaders={names_text}, Signature={mac.hexdigest()}"
         )
 
-    def _key(self, day: str) -> bytes:
+    def _mac(self, day: str) -> hmac.HMAC:
         parts = (self.credentials.secret_key, day, *self._place)
-        key = _keys.get(parts)
-        if key is None:
+        mac = _macs.get(parts)
+        if mac is None:
             key = f"AWS4{parts[0]}".encode()
             for part in (*parts[1:], "aws4_request"):
                 key = hmac.digest(key, part.encode(), "sha256")
-            if len(_keys) >= 64:  # days pass and credentials rotate: do not keep what is over
-                _keys.clear()
-            _keys[parts] = key
-        return key
+            if len(_macs) >= 64:  # days pass and credentials rotate: do not keep what is over
+                _macs.clear()
+            _macs[parts] = mac = hmac.new(key, digestmod=sha256)
+        return mac
 
 
 def _learn_host(url: str) -> str:

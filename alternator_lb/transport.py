@@ -239,7 +239,7 @@ class VirtualPool(HTTPConnectionPool):
             ``(head, content, node)``; or, where request or answer is not plain or no node could be
             reached, what ``urlopen`` goes on with when it gets it as ``pool_timeout``.
         """
-        connect_timeout, read_timeout = self._timeouts
+        connect_timeout = self._timeouts[0]
         request = request_bytes(method, url, self._host_bytes, headers, body)
         if request is None:
             return _Call(connect_timeout)
@@ -255,7 +255,7 @@ class VirtualPool(HTTPConnectionPool):
         if pool.scheme == "https" and not conn.is_verified:
             self._validate_conn(conn)  # it warns, as it does before each request
         try:
-            answer = conn.exchange(request, connect_timeout, read_timeout)
+            answer = conn.exchange(request, self._timeouts)
         except BaseException:
             conn.close()
             self._put_conn(None)
@@ -316,7 +316,10 @@ class VirtualPool(HTTPConnectionPool):
             conn, call.conn = call.conn, None
             return conn
         pool, conn = self._pick()
-        return self._open(call, pool) if conn is None else conn
+        if conn is None:
+            return self._open(call, pool)
+        conn.sock.settimeout(_seconds(call.connect_timeout))  # the lean path lets the kernel watch
+        return conn
 
     def _pick(self) -> tuple[Any, Any]:
         """Take the next turn: a node's pool, and its idle connection if there is one."""

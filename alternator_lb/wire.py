@@ -38,6 +38,7 @@ class Head(NamedTuple):
     reason: str
     headers: list[tuple[str, str]]
     length: int
+    keep_alive: bool
 
 
 def request_bytes(
@@ -103,6 +104,7 @@ def response_head(data: bytes, end: int) -> Head | None:
         headers.append((name, value))
         seen[name.lower()] = value
     length = seen.get("content-length")
+    connection = seen.get("connection", "keep-alive").lower()
     if (
         length is None
         or not length.isdigit()
@@ -111,10 +113,10 @@ def response_head(data: bytes, end: int) -> Head | None:
         or "transfer-encoding" in seen
         or len(seen) != len(headers)
         or len(headers) > _MAX_HEADERS
-        or seen.get("connection", "keep-alive").lower() != "keep-alive"
+        or connection not in ("keep-alive", "close")
     ):
         return None
-    return Head(status, match[2].decode("ascii"), headers, int(length))
+    return Head(status, match[2].decode("ascii"), headers, int(length), connection != "close")
 
 
 def _learn(name: str) -> bytes | None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import queue
 import socket
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -71,6 +74,97 @@ def test_a_call_that_waits_can_be_cut(replayed: bool) -> None:
         conn.close()
         conn.cut()  # a connection that is closed has nothing to cut
         pool.close()
+
+
+REQUEST = b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@contextmanager
+def connected(script: Any) -> Iterator[Any]:
+    """A connection to a scripted node."""
+    with ScriptedServer(script) as server:
+        pool = node_pool_class(HTTPConnectionPool)(server.address, server.port)
+        conn = pool._new_conn()
+        conn.connect()
+        try:
+            yield conn
+        finally:
+            conn.close()
+            pool.close()
+
+
+@pytest.mark.parametrize("watched_by", ["kernel", "python"])
+@pytest.mark.parametrize("received", [b"", answer(b"{}")[:20], answer(b"{}")[:-1]])
+def test_the_read_timeout_counts_in_every_part_of_an_answer(
+    watched_by: str, received: bytes
+) -> None:
+    with connected(lambda sock, _: sock.sendall(received)) as conn:
+        conn._kernel_watches &= watched_by == "kernel"
+        assert conn.exchange(REQUEST, (30.0, 0.05)) is None
+        with conn.sock.makefile("rb") as reader:
+            assert reader.read(len(received)) == received
+            with pytest.raises(TimeoutError, match="timed out"):
+                reader.read(1)
+
+
+def test_the_connect_timeout_counts_for_sending() -> None:
+    """The node reads nothing, and what is sent is larger than the buffers of both sides."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        pool = node_pool_class(HTTPConnectionPool)(*listener.getsockname())
+        conn = pool._new_conn()
+        conn.connect()
+        assert conn.exchange(bytes(32_000_000), (0.05, 30.0)) is None
+        with pytest.raises(TimeoutError, match="timed out"):
+            conn.sock.sendall(b"")
+        conn.close()
+        pool.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Python watches the time")
+def test_the_kernel_watches_the_time_of_a_plain_call() -> None:
+    with connected(lambda sock, _: sock.sendall(answer(b"{}"))) as conn:
+        for timeouts in ((5.0, 0.25), (5.0, 0.25), (None, 1e-9), (0.5, None)):
+            assert conn.exchange(REQUEST, timeouts) is not None
+            assert conn.sock.gettimeout() is None
+            for option, seconds in zip(
+                (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO), timeouts, strict=True
+            ):
+                timeval = conn.sock.getsockopt(socket.SOL_SOCKET, option, 16)
+                assert any(timeval) == (seconds is not None)
+        conn.sock.settimeout(7)  # urllib3's own code had it in the meantime
+        assert conn.exchange(REQUEST, (0.5, None)) is not None
+        assert conn.sock.gettimeout() is None
+
+
+def test_the_kernel_does_not_watch_sockets_with_a_recv_of_their_own() -> None:
+    """Those of TLS and of gevent do their own waiting."""
+
+    class Own(socket.socket):
+        def recv(self, *args: Any) -> bytes:
+            return super().recv(*args)
+
+    with connected(lambda sock, _: sock.sendall(answer(b"{}"))) as conn:
+        address = conn.sock.getpeername()
+        conn.close()
+
+        def connect() -> socket.socket:
+            sock = Own()
+            sock.connect(address)
+            return sock
+
+        conn._new_conn = connect
+        conn.connect()
+        assert conn.exchange(REQUEST, (5.0, 6.0)) is not None
+        assert conn.sock.gettimeout() == 6.0
+
+
+def test_a_connection_is_closed_where_the_answer_says_so() -> None:
+    closing = answer(b"{}", "200 OK", "Connection: Close")
+    with connected(lambda sock, _: sock.sendall(closing)) as conn:
+        head, body = conn.exchange(REQUEST, (5.0, 5.0))
+        assert (head.status, head.keep_alive, body) == (200, False, b"{}")
+        assert conn.sock is None
+        assert conn.dropped()
 
 
 def test_a_replay_gives_what_was_received_and_then_the_rest() -> None:

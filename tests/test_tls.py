@@ -320,7 +320,6 @@ def test_a_node_that_comes_back_with_a_bad_certificate_is_out(make_client: Any) 
 def test_sessions_are_resumed_also_where_nodes_close_after_each_answer(
     cluster: LocalCluster, make_client: Any
 ) -> None:
-    """The answer says so, and is left to urllib3's own code, which closes the connection."""
     client = make_client(cluster, verify=cluster.ca_path)
     install_alternator_transport(client, cluster.seeds).refresh()
 

@@ -224,6 +224,22 @@ def test_a_connect_attempt_has_a_timeout_of_its_own() -> None:
     assert (stats["127.0.0.41"].state, stats["127.0.0.41"].reason) == ("down", "timed out")
 
 
+def test_what_the_lean_path_leaves_to_the_kernel_urllib3_does_itself(
+    cluster: LocalCluster,
+) -> None:
+    """Under urllib3 1.26 nobody else would give the socket a timeout for sending."""
+    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds[:1])
+    nodes.refresh()
+    with AlternatorPoolManager(nodes, timeout=7) as http:
+        pool = http.connection_from_url(f"http://{FAKE_DOMAIN}/")
+        answer = pool.lean("POST", "/", b"{}", {"User-Agent": "x", "Content-Length": "2"})
+        assert answer[0].status == 400
+        conn = pool._get_conn()
+        assert conn.sock.gettimeout() == 7
+        pool._put_conn(conn)
+    nodes.stop()
+
+
 def test_processes_start_at_different_nodes() -> None:
     nodes = AlternatorNodes("http", 8000, *[f"127.0.0.{n}" for n in range(1, 11)])
     from alternator_lb.transport import Rotation
