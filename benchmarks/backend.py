@@ -74,6 +74,7 @@ class Traffic:
     polls: int = 0
     poll_connections: int = 0
     bytes_in: int = 0
+    bytes_out: int = 0
     resumed: int = 0
     calls_by_node: Counter[str] = field(default_factory=Counter)
 
@@ -181,12 +182,13 @@ class Backend:
         methods: defaultdict[str, set[str]] = defaultdict(set)
         with open(self._folder / "access.log") as lines:
             for line in lines:
-                node, connection, request, length, reused = line.rstrip("\n").split("\t")
+                node, connection, request, length, sent, reused = line.rstrip("\n").split("\t")
                 method = request.split()[0]
                 if method == "POST":
                     seen.calls += 1
                     seen.calls_by_node[node] += 1
                     seen.bytes_in += int(length)
+                    seen.bytes_out += int(sent)
                     if "POST" not in methods[connection]:
                         seen.resumed += reused == "r"
                 else:
@@ -318,7 +320,7 @@ pid {folder}/{number}.pid;
 events {{ worker_connections {files}; multi_accept on; }}
 http {{
     log_format seen "$server_addr\\t$pid-$connection\\t$request\\t$request_length\\t\
-$ssl_session_reused";
+$bytes_sent\\t$ssl_session_reused";
     {access};
     client_body_temp_path {folder}/body;
     proxy_temp_path {folder}/proxy;

@@ -7,14 +7,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .backend import Backend
-from .measure import Sample, Spread, alternate, ratios, workers
-from .result import Bar, Bars, Lines, Options, Result, Series, Table
+from .backend import Backend, Traffic
+from .measure import Sample, Spread, alternate, ratios, run_calls, workers
+from .result import Bar, Bars, Claim, Lines, Options, Result, Series, Table, expected
 from .variants import OPERATIONS, VARIANTS
 
 __all__ = ["run"]
 
 Samples = Mapping[str, Sequence[Sample]]
+ByThreads = Mapping[tuple[str, int], Sequence[Sample]]
 
 
 @dataclass(frozen=True)
@@ -25,30 +26,46 @@ class _Scenario:
     operation: str
     nodes: int
     variants: tuple[str, ...]
+    most: Mapping[str, float]  # what a call of this library may cost, compared with each of these
     calls: int = 400
+    own: str = "ours"
 
 
 _CLIENTS = ("plain", "turn", "peer", "ours")
 
 _SCENARIOS = (
-    _Scenario("signed GetItem, 3 nodes", "get", 3, (*_CLIENTS, "urllib3", "socket")),
-    _Scenario("signed GetItem, 30 nodes", "get", 30, _CLIENTS),
-    _Scenario("PutItem of 4 KB, 3 nodes", "put", 3, _CLIENTS),
-    _Scenario("Query answering 100 KB, 3 nodes", "query", 3, _CLIENTS, calls=60),
-    _Scenario("the transport alone, GetItem, 3 nodes", "get", 3, ("send-plain", "send-ours")),
+    _Scenario(
+        "signed GetItem, 3 nodes",
+        "get",
+        3,
+        (*_CLIENTS, "urllib3", "socket"),
+        {"plain": 0.60, "peer": 0.70},
+    ),
+    _Scenario("signed GetItem, 30 nodes", "get", 30, _CLIENTS, {"peer": 0.45}),
+    _Scenario("PutItem of 4 KB, 3 nodes", "put", 3, _CLIENTS, {"plain": 0.75}),
+    _Scenario("Query answering 100 KB, 3 nodes", "query", 3, _CLIENTS, {"plain": 0.75}, calls=60),
+    _Scenario(
+        "the transport alone, GetItem, 3 nodes",
+        "get",
+        3,
+        ("send-plain", "send-ours"),
+        {"send-plain": 0.40},
+        own="send-ours",
+    ),
 )
 
-_THREADS = (1, 2, 4, 8, 16, 32)
+_THREADS = (1, 2, 8, 32)
 _QUICK_THREADS = (1, 32)
 _THREAD_CALLS = 640
+_ON_THE_WIRE = (*_CLIENTS, "ours-short")
 
 
 def run(options: Options) -> Result:
     """Measure every scenario, then the clients with more and more threads."""
     rounds, share = (3, 4) if options.quick else (9, 1)
-    threads, thread_rounds = (_QUICK_THREADS, 2) if options.quick else (_THREADS, 4)
+    threads, thread_rounds = (_QUICK_THREADS, 2) if options.quick else (_THREADS, 7)
     options.progress.begin(
-        "cost", len(_SCENARIOS) * (rounds + 1) + len(threads) * (thread_rounds + 1)
+        "cost", len(_SCENARIOS) * (rounds + 1) + thread_rounds + 1 + len(_ON_THE_WIRE)
     )
     found: list[tuple[_Scenario, Samples]] = []
     for scenario in _SCENARIOS:
@@ -67,28 +84,37 @@ def run(options: Options) -> Result:
             )
             found.append((scenario, samples))
     by_threads = _threads(options, threads, thread_rounds, _THREAD_CALLS // share)
-    return _result(found, by_threads, rounds)
+    return _result(found, by_threads, _wire(options), rounds)
 
 
-def _threads(
-    options: Options, numbers: Sequence[int], rounds: int, calls: int
-) -> dict[int, Samples]:
-    variants = {key: VARIANTS[key] for key in _CLIENTS}
-    samples: dict[int, Samples] = {}
+def _threads(options: Options, numbers: Sequence[int], rounds: int, calls: int) -> ByThreads:
+    names = {f"{key} {number}": (key, number) for key in _CLIENTS for number in numbers}
     with ExitStack() as stack:
         # Plain boto3 keeps 10 by default: with more threads it would throw connections away.
         target = replace(stack.enter_context(Backend(3)).target, connections=max(numbers))
+        variants = {key: VARIANTS[key] for key in _CLIENTS}
         started = stack.enter_context(workers(variants, target, OPERATIONS["get"]))
-        for threads in numbers:
-            samples[threads] = alternate(
-                started,
-                rounds=rounds,
-                calls=calls,
-                warm_up=4 * threads,
-                threads=threads,
-                tick=_ticker(options, f"{threads} threads"),
-            )
-    return samples
+        samples = alternate(
+            {name: started[key] for name, (key, _) in names.items()},
+            rounds=rounds,
+            calls=calls,
+            warm_up=4 * max(numbers),
+            threads={name: number for name, (_, number) in names.items()},
+            tick=_ticker(options, "more and more threads"),
+        )
+    return {names[name]: rounds for name, rounds in samples.items()}
+
+
+def _wire(options: Options) -> dict[str, Traffic]:
+    """Have the server count the bytes of a call's request and answer."""
+    seen = {}
+    for key in _ON_THE_WIRE:
+        with Backend(3, log=True) as backend:
+            with workers({key: VARIANTS[key]}, backend.target, OPERATIONS["get"]) as started:
+                started[key].do(run_calls, 30)
+            seen[key] = backend.traffic()
+        options.progress.step("bytes on the wire")
+    return seen
 
 
 def _ticker(options: Options, what: str) -> Any:
@@ -96,7 +122,10 @@ def _ticker(options: Options, what: str) -> Any:
 
 
 def _result(
-    found: Sequence[tuple[_Scenario, Samples]], by_threads: dict[int, Samples], rounds: int
+    found: Sequence[tuple[_Scenario, Samples]],
+    by_threads: ByThreads,
+    on_the_wire: Mapping[str, Traffic],
+    rounds: int,
 ) -> Result:
     return Result(
         name="cost",
@@ -110,6 +139,8 @@ def _result(
         tables=[
             *(_cost_table(scenario, samples) for scenario, samples in found),
             _thread_table(by_threads),
+            _wire_table(on_the_wire),
+            expected([*_claims(found), _thread_claim(by_threads)]),
         ],
         pictures=[_cost_picture(found), _thread_picture(by_threads)],
     )
@@ -167,23 +198,25 @@ def _cost_picture(found: Sequence[tuple[_Scenario, Samples]]) -> Bars:
     )
 
 
-def _thread_table(by_threads: dict[int, Samples]) -> Table:
+def _kept(by_threads: ByThreads, key: str, threads: int) -> list[float]:
+    """What is left of the calls per second of CPU that one thread makes, round by round."""
+    pairs = zip(by_threads[key, 1], by_threads[key, threads], strict=True)
+    return [alone.cpu / shared.cpu for alone, shared in pairs]
+
+
+def _thread_table(by_threads: ByThreads) -> Table:
     rows = []
-    for key in _CLIENTS:
-        alone = Spread.of([1 / sample.cpu for sample in by_threads[1][key]]).median
-        for threads, samples in by_threads.items():
-            own, base = samples[key], samples[_CLIENTS[0]]
-            per_core = Spread.of([1 / sample.cpu for sample in own])
-            rows.append(
-                [
-                    VARIANTS[key].label,
-                    str(threads),
-                    _spread(own, "rate").text(",.0f"),
-                    ratios(own, base, "rate").text(".2f"),
-                    per_core.text(",.0f"),
-                    f"{per_core.median / alone:.2f}",
-                ]
-            )
+    for (key, threads), own in by_threads.items():
+        rows.append(
+            [
+                VARIANTS[key].label,
+                str(threads),
+                _spread(own, "rate").text(",.0f"),
+                ratios(own, by_threads[_CLIENTS[0], threads], "rate").text(".2f"),
+                Spread.of([1 / sample.cpu for sample in own]).text(",.0f"),
+                Spread.of(_kept(by_threads, key, threads)).text(".2f"),
+            ]
+        )
     return Table(
         "Signed GetItems by number of threads, 3 nodes, a connection for each thread",
         [
@@ -198,7 +231,44 @@ def _thread_table(by_threads: dict[int, Samples]) -> Table:
     )
 
 
-def _thread_picture(by_threads: dict[int, Samples]) -> Lines:
+def _wire_table(seen: Mapping[str, Traffic]) -> Table:
+    return Table(
+        "Bytes on the wire of a signed GetItem, with headers, as the server saw them",
+        ["client", "request", "answer"],
+        [
+            [
+                VARIANTS[key].label,
+                f"{traffic.bytes_in / traffic.calls:,.0f}",
+                f"{traffic.bytes_out / traffic.calls:,.0f}",
+            ]
+            for key, traffic in seen.items()
+        ],
+    )
+
+
+def _claims(found: Sequence[tuple[_Scenario, Samples]]) -> list[Claim]:
+    return [
+        Claim.at_most(
+            f"{scenario.title} ÷ {VARIANTS[key].label}",
+            ratios(samples[scenario.own], samples[key]).median,
+            limit,
+        )
+        for scenario, samples in found
+        for key, limit in scenario.most.items()
+    ]
+
+
+def _thread_claim(by_threads: ByThreads) -> Claim:
+    most = max(threads for _, threads in by_threads)
+    own, plain = (Spread.of(_kept(by_threads, key, most)).median for key in ("ours", _CLIENTS[0]))
+    return Claim(
+        f"{most} threads: keeps as much of its calls per second of CPU as plain boto3",
+        f"{own:.2f}, plain boto3 {plain:.2f}",
+        round(own, 2) >= round(plain, 2),
+    )
+
+
+def _thread_picture(by_threads: ByThreads) -> Lines:
     return Lines(
         name="cost-threads",
         title="Calls a second of one process",
@@ -210,8 +280,9 @@ def _thread_picture(by_threads: dict[int, Samples]) -> Lines:
                 VARIANTS[key].label,
                 VARIANTS[key].color,
                 [
-                    (threads, _spread(samples[key], "rate").median)
-                    for threads, samples in by_threads.items()
+                    (threads, _spread(samples, "rate").median)
+                    for (its, threads), samples in by_threads.items()
+                    if its == key
                 ],
             )
             for key in _CLIENTS

@@ -35,6 +35,7 @@ __all__ = [
     "open_variant",
     "ratios",
     "run_calls",
+    "sample",
     "workers",
 ]
 
@@ -188,31 +189,32 @@ def alternate(
     rounds: int,
     calls: int,
     warm_up: int,
-    threads: int = 1,
+    threads: Mapping[str, int] | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Sample]]:
     """Let the workers take turns, several times in a round, in another order each time.
 
     Args:
-        workers: with their variants opened.
+        workers: with their variants opened; one may stand under several names.
         rounds: how often.
         calls: how many calls each makes in a round.
         warm_up: how many calls each makes before, uncounted.
-        threads: how many threads share the calls.
+        threads: how many threads share the calls of each; None is one.
         tick: is called after every step: rounds + 1 of them.
     """
-    for worker in workers.values():
-        worker.do(run_calls, warm_up, threads)
+    for key, worker in workers.items():
+        worker.do(run_calls, warm_up, threads[key] if threads else 1)
     tick()
     # Short turns, so that a slow second of the machine is shared; but threads need time to spread.
-    turns = _TURNS if threads == 1 else 1
+    turns = 1 if threads else _TURNS
     samples: dict[str, list[Sample]] = {key: [] for key in workers}
     order = list(workers)
     for _ in range(rounds):
         parts: dict[str, list[Sample]] = {key: [] for key in workers}
         for _ in range(turns):
             for key in order:
-                parts[key].append(workers[key].do(run_calls, max(1, calls // turns), threads))
+                share = max(1, calls // turns)
+                parts[key].append(workers[key].do(run_calls, share, threads[key] if threads else 1))
             order.append(order.pop(0))
         for key, part in parts.items():
             samples[key].append(
@@ -241,10 +243,7 @@ def run_calls(calls: int, threads: int = 1) -> Sample:
     """In a worker: make calls, and return what each cost."""
     assert _call is not None
     if threads == 1:
-        wall, cpu = time.perf_counter(), time.process_time()
-        _repeat(_call, calls)
-        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        return Sample(cpu / calls, wall / calls, calls / wall)
+        return sample(_call, calls)
     each = max(1, calls // threads)
     start = threading.Barrier(threads + 1)
     failures: list[BaseException] = []
@@ -268,6 +267,14 @@ def run_calls(calls: int, threads: int = 1) -> Sample:
         raise failures[0]
     total = each * threads
     return Sample(cpu / total, wall * threads / total, total / wall)
+
+
+def sample(call: Call, calls: int) -> Sample:
+    """Make calls in this thread, and return what each cost."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    _repeat(call, calls)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    return Sample(cpu / calls, wall / calls, calls / wall)
 
 
 def _repeat(call: Call, times: int) -> None:

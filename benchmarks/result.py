@@ -12,6 +12,7 @@ __all__ = [
     "Bar",
     "Bars",
     "Cell",
+    "Claim",
     "Grid",
     "Lines",
     "Options",
@@ -19,6 +20,7 @@ __all__ = [
     "Result",
     "Series",
     "Table",
+    "expected",
 ]
 
 
@@ -37,6 +39,30 @@ class Table:
     title: str
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is expected of this library, and what was found; None: the machine was too noisy."""
+
+    text: str
+    found: str
+    holds: bool | None
+
+    @classmethod
+    def at_most(cls, what: str, found: float, limit: float) -> Claim:
+        """Return the claim that a ratio is no larger than a limit."""
+        return cls(f"{what}: at most {limit:.2f}", f"{found:.2f}", round(found, 2) <= limit)
+
+
+def expected(claims: Sequence[Claim]) -> Table:
+    """Return the table that says which claims hold."""
+    verdict = {True: "PASS", False: "MISS", None: "too noisy"}
+    return Table(
+        "Expected of alternator_lb",
+        ["", "found", "verdict"],
+        [[claim.text, claim.found, verdict[claim.holds]] for claim in claims],
+    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .backend import Backend, Traffic
 from .measure import run_calls, workers
-from .result import Lines, Options, Result, Series, Table
+from .result import Claim, Lines, Options, Result, Series, Table, expected
 from .variants import OPERATIONS, VARIANTS
 
 __all__ = ["run"]
@@ -46,15 +46,19 @@ def _traffic(key: str, nodes: int, calls: int) -> Traffic:
 
 def _result(scale: _Scale, seen: dict[tuple[int, str], Traffic]) -> Result:
     rows = []
+    beyond = {
+        at: max(0, traffic.connections - len(traffic.calls_by_node)) for at, traffic in seen.items()
+    }
+    own = max(beyond[nodes, "ours"] for nodes in scale.nodes)
     for (nodes, key), traffic in seen.items():
-        by_node = [traffic.calls_by_node[node] for node in traffic.calls_by_node]
+        by_node = list(traffic.calls_by_node.values())
         rows.append(
             [
                 VARIANTS[key].label,
                 str(nodes),
                 f"{traffic.calls:,}",
                 f"{traffic.connections:,}",
-                f"{max(0, traffic.connections - len(by_node)):,}",
+                f"{beyond[nodes, key]:,}",
                 f"{traffic.calls / max(1, traffic.connections):,.1f}",
                 f"{traffic.connections / max(1, traffic.calls):.1%}",
                 f"{min(by_node)}-{max(by_node)}" if len(by_node) == nodes else "not all",
@@ -99,7 +103,8 @@ def _result(scale: _Scale, seen: dict[tuple[int, str], Traffic]) -> Result:
                     "opened for polls",
                 ],
                 rows,
-            )
+            ),
+            expected([Claim("connections opened after each node's first: 0", str(own), own == 0)]),
         ],
         pictures=[
             Lines(

@@ -14,7 +14,7 @@ from alternator_lb import AlternatorNodes, install_alternator_transport
 
 from .backend import Backend, Target
 from .measure import Sample, Spread, Worker, alternate, open_variant, ratios, run_calls, workers
-from .result import Lines, Options, Result, Series, Table
+from .result import Claim, Lines, Options, Result, Series, Table, expected
 from .variants import OPERATIONS, VARIANTS, fake_domain_client
 
 __all__ = ["run"]
@@ -171,6 +171,7 @@ def _result(
     scale: _Scale, samples: Samples, memory: tuple[float, float], polling: _Polling
 ) -> Result:
     few, many = scale.nodes[0], scale.nodes[-1]
+    share = polling.share_of_core["ours"].median
     return Result(
         name="scale",
         title="Number of nodes",
@@ -215,6 +216,17 @@ def _result(
                     ]
                     for key in _POLLERS
                 ],
+            ),
+            expected(
+                [
+                    Claim.at_most(
+                        f"a call with {many} nodes ÷ a call with {few}",
+                        ratios(samples["ours", many], samples["ours", few]).median,
+                        1.05,
+                    ),
+                    Claim("an idle node: under 4 KB", f"{memory[0]:,.0f} bytes", memory[0] < 4096),
+                    Claim("polling: under 1% of a core", f"{share:.2%}", share < 0.01),
+                ]
             ),
         ],
         pictures=[

@@ -12,7 +12,7 @@ from botocore.httpsession import get_cert_path
 
 from .backend import Backend, Target, Traffic
 from .measure import Sample, Spread, alternate, ratios, workers
-from .result import Bar, Bars, Options, Result, Table
+from .result import Bar, Bars, Claim, Options, Result, Table, expected
 from .variants import OPERATIONS, VARIANTS
 
 __all__ = ["run"]
@@ -138,6 +138,11 @@ def _result(found: Mapping[str, _Found]) -> Result:
             )
         )
         groups.append((title, bars))
+    most = ratios(found["bundle"].handshakes("ours"), found["bundle"].handshakes(base)).median
+    claim = Claim.at_most(
+        f"connecting again, {_TRUST['bundle']} ÷ {VARIANTS[base].label}", most, 0.25
+    )
+    tables.append(expected([claim]))
     return Result(
         name="tls",
         title="TLS: connecting again to a known node",

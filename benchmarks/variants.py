@@ -241,6 +241,11 @@ VARIANTS = {
     "turn": Variant("boto3, nodes in turn", "#d1802e", _in_turn),
     "peer": Variant("alternator-client", "#3d6fb6", _alternator_client),
     "ours": Variant("alternator_lb", "#0a7d4f", _balanced),
+    "ours-short": Variant(
+        "alternator_lb, short_user_agent=True",
+        "#0a7d4f",
+        functools.partial(_balanced, short_user_agent=True),
+    ),
     "urllib3": Variant("urllib3 alone, request made before", "#b9b9b9", _raw_urllib3),
     "socket": Variant("bare socket, request made before", "#d9d9d9", _bare_socket),
     "send-plain": Variant(
