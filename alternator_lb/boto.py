@@ -4,9 +4,8 @@ Those names are ``client._endpoint.http_session`` and, of ``URLLib3Session``, ``
 ``_proxy_config``, ``_proxy_managers``, ``_verify``, ``_cert_file``, ``_key_file``, ``_path_url``,
 ``_get_pool_manager_kwargs`` and ``_pool_classes_by_scheme``; of ``AWSResponse``, ``_content``.
 ``client._user_agent_creator`` and ``client._endpoint._response_parser_factory`` are used where they
-are there, and so are ``_handle_structure``, ``_handle_map`` and ``_parse_shape`` of ``JSONParser``
-(in ``parsing.py``). A test holds them against every botocore
-that is tested.
+are there, and so are ``_handle_structure``, ``_handle_map`` and ``_parse_shape`` of ``JSONParser``.
+A test holds them against every botocore that is tested.
 """
 
 from __future__ import annotations
@@ -20,12 +19,14 @@ import botocore.client
 from botocore.awsrequest import AWSResponse, HeadersDict
 from botocore.exceptions import EndpointConnectionError
 from botocore.httpsession import ProxyConfiguration, URLLib3Session, get_cert_path
+from botocore.parsers import JSONParser
 
 from ._version import __version__
 from .addresses import DEFAULT_PORTS, Seed, split_seed
 from .errors import InvalidSettingError, NotADynamoDBClientError
 from .membership import Node
 from .nodes import AlternatorNodes
+from .parsing import attribute_value
 from .poolmanager import AlternatorPoolManager
 from .settings import Settings
 from .tls import build_context
@@ -41,11 +42,6 @@ try:
     from .signing import SIGNATURE_VERSION
 except ImportError:  # botocore has changed: its own signer signs, and the drift test notices
     SIGNATURE_VERSION = ""
-
-try:
-    from .parsing import ParserFactory
-except ImportError:  # the same for its parser
-    ParserFactory = None  # type: ignore[assignment, misc]
 
 if TYPE_CHECKING:
     import ssl
@@ -303,6 +299,50 @@ class UserAgent:
             request.headers.replace_header("User-Agent", text)
 
 
+class LeanJSONParser(JSONParser):  # type: ignore[misc]
+    """botocore's parser, with a short way for DynamoDB's attribute values: the same result."""
+
+    def _handle_structure(self, shape: Any, value: Any) -> Any:
+        if shape.name == "AttributeValue":
+            parsed = attribute_value(value)
+            if parsed is not None:
+                return parsed
+        return super()._handle_structure(shape, value)
+
+    def _handle_map(self, shape: Any, value: Any) -> Any:
+        value_shape = shape.value
+        if value_shape.name != "AttributeValue":
+            return super()._handle_map(shape, value)
+        parsed = {}
+        for name, each in value.items():
+            attribute = attribute_value(each)
+            if attribute is None:
+                attribute = self._parse_shape(value_shape, each)
+            parsed[name] = attribute
+        return parsed
+
+
+class ParserFactory:
+    """Takes the place of a client's parser factory.
+
+    Args:
+        original: botocore's own factory.
+    """
+
+    def __init__(self, original: Any) -> None:
+        self.original = original
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.original, name)
+
+    def create_parser(self, protocol_name: str) -> Any:
+        """Return the parser that botocore would make, with the short way where it is JSON's."""
+        parser = self.original.create_parser(protocol_name)
+        if type(parser) is JSONParser:
+            parser.__class__ = LeanJSONParser
+        return parser
+
+
 def _choose_signer(signature_version: Any = None, **_: Any) -> str | None:
     return SIGNATURE_VERSION if signature_version == "v4" else None
 
@@ -318,7 +358,7 @@ def _put_in_hooks(client: Any, settings: Settings) -> None:
     if settings.lean and SIGNATURE_VERSION:
         events.register_last(f"choose-signer.{service}", _choose_signer, "alternator-lb-signer")
     factory = getattr(client._endpoint, "_response_parser_factory", None)
-    if settings.lean and ParserFactory is not None and hasattr(factory, "create_parser"):
+    if settings.lean and hasattr(factory, "create_parser"):
         client._endpoint._response_parser_factory = ParserFactory(factory)
     creator = getattr(client, "_user_agent_creator", None)
     if hasattr(creator, "to_string") and (settings.lean or settings.short_user_agent):
@@ -334,7 +374,7 @@ def _put_back_hooks(client: Any) -> None:
     if SIGNATURE_VERSION:
         events.unregister(f"choose-signer.{service}", _choose_signer, "alternator-lb-signer")
     factory = getattr(client._endpoint, "_response_parser_factory", None)
-    if ParserFactory is not None and isinstance(factory, ParserFactory):
+    if isinstance(factory, ParserFactory):
         client._endpoint._response_parser_factory = factory.original
     agent = getattr(client, "_user_agent_creator", None)
     if isinstance(agent, UserAgent):

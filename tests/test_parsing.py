@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alternator_lb import install_alternator_transport, uninstall_alternator_transport
-from alternator_lb.parsing import LeanJSONParser, ParserFactory
+from alternator_lb.boto import LeanJSONParser, ParserFactory
+from alternator_lb.parsing import attribute_value
 
 MODEL = botocore.session.Session().get_service_model("dynamodb")
 
@@ -81,7 +82,7 @@ def test_whatever_else_a_body_is(body: Any) -> None:
 
 def test_what_is_parsed_shares_nothing_with_what_was_received() -> None:
     raw = {"SS": ["a"]}
-    result = LeanJSONParser()._attribute(raw)
+    result = attribute_value(raw)
     assert result == raw
     assert result["SS"] is not raw["SS"]
 
