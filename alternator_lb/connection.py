@@ -9,8 +9,6 @@ import queue
 import select
 import socket
 import ssl
-import struct
-import sys
 import time
 import weakref
 from http.client import HTTPResponse
@@ -27,11 +25,6 @@ __all__ = ["IdleConnections", "bounded_pool_class", "close_idle", "node_pool_cla
 
 # urllib3 before 1.26.16 does not close the idle connections of a pool that nobody refers to.
 _URLLIB3_CLOSES_IDLE = hasattr(connectionpool, "_close_pool_connections")
-
-# A Python timeout is a system call, and a hand-over of the interpreter's lock, before each send and
-# recv. Linux watches the time itself, in a struct timeval whose form is sure where long is 64 bits.
-_KERNEL_WATCHES = sys.platform == "linux" and sys.maxsize > 2**32
-_FITS_SEND_BUFFER = 16 * 1024
 
 _never_touched_again: list[Any] = []
 
@@ -106,8 +99,7 @@ class NodeConnection:
     sock: Any
     has_session: bool = True
     _poll: Any = None
-    _kernel_timeouts: Timeouts | None = None
-    _kernel_watches = False
+    _polls = False
 
     def connect(self) -> None:
         """Connect, and be found from here on by who looks after the open connections."""
@@ -117,12 +109,13 @@ class NodeConnection:
             # A ticket serves for as long as the node takes it: reading one costs as much as what a
             # resumption saves, and one client's connections to one node need not be unlinkable.
             self.has_session = sock.session_reused or not isinstance(sock.context, ResumingContext)
-        # Not where TLS, gevent or the like have a recv of their own.
-        self._kernel_watches = _KERNEL_WATCHES and type(sock).recv is _socket.socket.recv
         if hasattr(select, "poll"):
             poller = select.poll()
             poller.register(sock, select.POLLIN)
             self._poll = poller.poll
+            # A socket with a timeout polls before each send and recv, and lets go of the
+            # interpreter's lock for it. Not where TLS, gevent or the like have a recv of their own.
+            self._polls = type(sock).recv is _socket.socket.recv
         if self.open_ones is not None:
             self.open_ones.add(self)
 
@@ -156,24 +149,15 @@ class NodeConnection:
         sock = self.sock
         data = b""
         received = bytearray()
-        # What does not fit would be sent in parts, and the kernel would give each its own time.
-        kernel_watches = self._kernel_watches and len(request) <= _FITS_SEND_BUFFER
         try:
-            if kernel_watches:
-                if self._kernel_timeouts != timeouts or sock.gettimeout() is not None:
-                    self._let_kernel_watch(sock, timeouts)
-            elif sock.gettimeout() != timeouts[0]:
-                sock.settimeout(timeouts[0])
-            sock.sendall(request)
+            self._send(sock, request, timeouts[0])
         except OSError as error:
-            self.sock = Replay(sock, b"", send_error=_as_timeout(error))
+            self.sock = Replay(sock, b"", send_error=error)
             return None
         try:
-            if not kernel_watches and timeouts[1] != timeouts[0]:
-                sock.settimeout(timeouts[1])
             end = -1
             while True:
-                part = sock.recv(16384)
+                part = self._receive(sock, 16384, timeouts[1])
                 data = data + part if data else part
                 end = data.find(b"\r\n\r\n") + 4
                 if end > 3:
@@ -189,7 +173,7 @@ class NodeConnection:
             if missing > 0:
                 received = bytearray(data)
                 while missing > 0:
-                    part = sock.recv(missing)
+                    part = self._receive(sock, missing, timeouts[1])
                     if not part:
                         self.sock = Replay(sock, bytes(received), eof=True)
                         return None
@@ -204,17 +188,29 @@ class NodeConnection:
                 self.close()
             return head, data[end:]
         except OSError as error:
-            self.sock = Replay(sock, bytes(received or data), read_error=_as_timeout(error))
+            self.sock = Replay(sock, bytes(received or data), read_error=error)
             return None
 
-    def _let_kernel_watch(self, sock: Any, timeouts: Timeouts) -> None:
-        sock.settimeout(None)
-        for option, seconds in zip((socket.SO_SNDTIMEO, socket.SO_RCVTIMEO), timeouts, strict=True):
-            # 0 is without end; a fraction of a microsecond is not.
-            microseconds = 0 if seconds is None else max(1, round(seconds * 1e6))
-            timeval = struct.pack("ll", *divmod(microseconds, 1_000_000))
-            sock.setsockopt(socket.SOL_SOCKET, option, timeval)
-        self._kernel_timeouts = timeouts
+    def _send(self, sock: Any, data: bytes, timeout: float | None) -> None:
+        if self._polls:
+            if sock.gettimeout() != 0.0:
+                sock.settimeout(0.0)
+            sent = sock.send(data)
+            if sent == len(data):
+                return
+            data = data[sent:]
+        if sock.gettimeout() != timeout:
+            sock.settimeout(timeout)
+        sock.sendall(data)
+
+    def _receive(self, sock: Any, size: int, timeout: float | None) -> bytes:
+        if self._polls:
+            if not self._poll(None if timeout is None else 1000 * timeout):
+                raise TimeoutError("timed out")
+        elif sock.gettimeout() != timeout:
+            sock.settimeout(timeout)
+        data: bytes = sock.recv(size)
+        return data
 
     def close(self) -> None:
         """Close, and be found no more."""
@@ -247,11 +243,6 @@ class NodeConnection:
         )
         if write_host:
             self.putheader("Host", self.host_header)  # type: ignore[attr-defined]
-
-
-def _as_timeout(error: OSError) -> OSError:
-    """The kernel says of a time that is over that the socket would block."""
-    return TimeoutError("timed out") if isinstance(error, BlockingIOError) else error
 
 
 class Replay:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,13 +92,11 @@ def connected(script: Any) -> Iterator[Any]:
             pool.close()
 
 
-@pytest.mark.parametrize("watched_by", ["kernel", "python"])
+@pytest.mark.parametrize("waits_by", ["poll", "socket"])
 @pytest.mark.parametrize("received", [b"", answer(b"{}")[:20], answer(b"{}")[:-1]])
-def test_the_read_timeout_counts_in_every_part_of_an_answer(
-    watched_by: str, received: bytes
-) -> None:
+def test_the_read_timeout_counts_in_every_part_of_an_answer(waits_by: str, received: bytes) -> None:
     with connected(lambda sock, _: sock.sendall(received)) as conn:
-        conn._kernel_watches &= watched_by == "kernel"
+        conn._polls &= waits_by == "poll"
         assert conn.exchange(REQUEST, (30.0, 0.05)) is None
         with conn.sock.makefile("rb") as reader:
             assert reader.read(len(received)) == received
@@ -120,23 +117,24 @@ def test_the_connect_timeout_counts_for_sending() -> None:
         pool.close()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Python watches the time")
-def test_the_kernel_watches_the_time_of_a_plain_call() -> None:
-    with connected(lambda sock, _: sock.sendall(answer(b"{}"))) as conn:
-        for timeouts in ((5.0, 0.25), (5.0, 0.25), (None, 1e-9), (0.5, None)):
-            assert conn.exchange(REQUEST, timeouts) is not None
-            assert conn.sock.gettimeout() is None
-            for option, seconds in zip(
-                (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO), timeouts, strict=True
-            ):
-                timeval = conn.sock.getsockopt(socket.SOL_SOCKET, option, 16)
-                assert any(timeval) == (seconds is not None)
-        conn.sock.settimeout(7)  # urllib3's own code had it in the meantime
-        assert conn.exchange(REQUEST, (0.5, None)) is not None
-        assert conn.sock.gettimeout() is None
+@pytest.mark.parametrize("timeouts", [(30.0, 30.0), (30.0, None), (None, None)])
+def test_a_request_larger_than_the_send_buffer_arrives_whole(timeouts: Any) -> None:
+    body = bytes(8_000_000)
+    received = []
+
+    def script(sock: socket.socket, request: bytes) -> None:
+        received.append(request)
+        sock.sendall(answer(body))
+
+    request = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    with connected(script) as conn:
+        for _ in range(2):
+            head, content = conn.exchange(request, timeouts)
+            assert (head.status, content) == (200, body)
+    assert received == [request, request]
 
 
-def test_the_kernel_does_not_watch_sockets_with_a_recv_of_their_own() -> None:
+def test_sockets_with_a_recv_of_their_own_wait_for_themselves() -> None:
     """Those of TLS and of gevent do their own waiting."""
 
     class Own(socket.socket):

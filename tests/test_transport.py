@@ -224,10 +224,10 @@ def test_a_connect_attempt_has_a_timeout_of_its_own() -> None:
     assert (stats["127.0.0.41"].state, stats["127.0.0.41"].reason) == ("down", "timed out")
 
 
-def test_what_the_lean_path_leaves_to_the_kernel_urllib3_does_itself(
+def test_urllib3s_own_code_gets_a_socket_with_a_timeout(
     cluster: LocalCluster,
 ) -> None:
-    """Under urllib3 1.26 nobody else would give the socket a timeout for sending."""
+    """The lean path leaves one that does not block; urllib3 1.26 would send into it as it is."""
     nodes = AlternatorNodes("http", cluster.port, *cluster.seeds[:1])
     nodes.refresh()
     with AlternatorPoolManager(nodes, timeout=7) as http:
