@@ -11,24 +11,27 @@ from .errors import (
     AlternatorError,
     DiscoveryError,
     InvalidSettingError,
+    MissingExtraError,
     NotADynamoDBClientError,
 )
 from .events import NodeDown, NodeEvent, NodeJoined, NodeLeft, NodeUp
+from .extras import need
 from .membership import NodeStats
 from .nodes import AlternatorNodes
 from .poolmanager import AlternatorPoolManager
 from .transport import NoNodeReachableError
 
 if TYPE_CHECKING:
-    from .adapters import AlternatorAdapter
+    from .adapters import AlternatorAdapter as AlternatorAdapter
 
+# Without AlternatorAdapter, which needs requests: "import *" must work where that is not installed.
 __all__ = [
-    "AlternatorAdapter",
     "AlternatorError",
     "AlternatorNodes",
     "AlternatorPoolManager",
     "DiscoveryError",
     "InvalidSettingError",
+    "MissingExtraError",
     "NoNodeReachableError",
     "NodeAddress",
     "NodeDown",
@@ -46,7 +49,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "AlternatorAdapter":  # requests is optional
-        from .adapters import AlternatorAdapter
-
-        return AlternatorAdapter
+        return need("alternator_lb.adapters", "requests", name).AlternatorAdapter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "AlternatorAdapter"])

@@ -19,7 +19,7 @@ from urllib3.exceptions import InsecureRequestWarning
 from . import demo
 from ._version import __version__
 from .addresses import DEFAULT_PORTS, Seed, split_seed
-from .errors import AlternatorError, InvalidSettingError
+from .errors import AlternatorError, InvalidSettingError, MissingExtraError
 from .nodes import AlternatorNodes
 
 __all__ = ["main"]
@@ -84,11 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Nobody reads on, as in "... | head"; the interpreter would complain while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except InvalidSettingError as error:
+    except (InvalidSettingError, MissingExtraError) as error:
         return _fail(error, USAGE)
     except ImportError as error:
-        hint = "pip install alternator-lb[testing]"
-        return _fail(error if hint in str(error) else f"{error}: {hint}", USAGE)
+        return _fail(f"{error}: pip install 'alternator-lb[testing]'", USAGE)
     except (AlternatorError, BotoCoreError, ClientError, OSError) as error:
         return _fail(error, FAILED)
 

@@ -82,36 +82,40 @@ class Seed:
     port: int | None
 
 
-def split_seed(seed: object) -> Seed:
+def split_seed(seed: object, what: str = "seed") -> Seed:
     """Take a seed apart: an IP address, a DNS name, ``host:port`` or a URL.
+
+    Args:
+        seed: what the user gave.
+        what: what it is called in the texts of errors.
 
     Raises:
         InvalidSettingError: it is nothing of these.
     """
     if not isinstance(seed, str):
         raise InvalidSettingError(
-            f"seed {seed!r} is a {type(seed).__name__}; give each seed as a string such as "
+            f"{what} {seed!r} is a {type(seed).__name__}; give it as a string such as "
             "'10.0.0.1', 'db.example.com:8000' or 'http://10.0.0.1:8000'"
         )
     text = seed.strip()
     if _ip(text) is not None:
-        return Seed(seed, None, _host(text, seed), None)
+        return Seed(seed, None, _host(text, seed, what), None)
     try:
         parts = urlsplit(text if "://" in text else f"//{text}")
         port = parts.port
     except ValueError as error:
-        raise InvalidSettingError(f"seed {seed!r} cannot be read: {error}") from None
+        raise InvalidSettingError(f"{what} {seed!r} cannot be read: {error}") from None
     if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None:
         raise InvalidSettingError(
-            f"seed {seed!r} carries more than a scheme, a host and a port; leave the rest out"
+            f"{what} {seed!r} carries more than a scheme, a host and a port; leave the rest out"
         )
     try:
         if port is not None:
             check_port(port)
         scheme = check_scheme(parts.scheme) if parts.scheme else None
     except InvalidSettingError as error:
-        raise InvalidSettingError(f"seed {seed!r} cannot be used: {error}") from None
-    return Seed(seed, scheme, _host(parts.hostname or "", seed), port)
+        raise InvalidSettingError(f"{what} {seed!r} cannot be used: {error}") from None
+    return Seed(seed, scheme, _host(parts.hostname or "", seed, what), port)
 
 
 def parse_seed(seed: object, scheme: str, port: int) -> NodeAddress:
@@ -182,11 +186,11 @@ def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _host(text: str, seed: str) -> str:
+def _host(text: str, seed: str, what: str) -> str:
     ip = _ip(text)
     if ip is not None:
         if ip.is_unspecified or ip.is_multicast:
-            raise InvalidSettingError(f"seed {seed!r} is no address to connect to")
+            raise InvalidSettingError(f"{what} {seed!r} is no address to connect to")
         return str(ip)
     try:
         name = text.encode("idna").decode("ascii").lower()
@@ -195,6 +199,6 @@ def _host(text: str, seed: str) -> str:
     labels = name.removesuffix(".").split(".")
     if not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdigit() or len(name) > 253:
         raise InvalidSettingError(
-            f"seed {seed!r} names no host; give an IP address, a DNS name, 'host:port' or a URL"
+            f"{what} {seed!r} names no host; give an IP address, a DNS name, 'host:port' or a URL"
         )
     return name

@@ -46,6 +46,10 @@ except ImportError:  # botocore has changed: its own signer signs, and the drift
 if TYPE_CHECKING:
     import ssl
 
+    from typing_extensions import Unpack  # in typing from Python 3.11 on
+
+    from .settings import InstallKeywords
+
 __all__ = ["install_alternator_transport", "uninstall_alternator_transport"]
 
 log = logging.getLogger(__name__)
@@ -57,7 +61,9 @@ SERVICES = ("dynamodb", "dynamodbstreams")
 Seeds = str | Iterable[str] | AlternatorNodes
 
 
-def install_alternator_transport(client: Any, seeds: Seeds, **settings: Any) -> AlternatorNodes:
+def install_alternator_transport(
+    client: Any, seeds: Seeds, **settings: Unpack[InstallKeywords]
+) -> AlternatorNodes:
     """Send every request of a DynamoDB client to the next live node of an Alternator cluster.
 
     Opens no connection and starts no thread: the first call does. The client keeps its own
@@ -94,6 +100,8 @@ def install_alternator_transport(client: Any, seeds: Seeds, **settings: Any) -> 
             "URLLib3Session; asynchronous clients cannot be patched"
         )
     url = client.meta.endpoint_url
+    if settings.get("verify") is None:  # as in boto3: the default, which is the client's own
+        settings.pop("verify", None)
     owned = not isinstance(seeds, AlternatorNodes)
     if isinstance(seeds, AlternatorNodes):
         nodes = seeds
@@ -103,7 +111,7 @@ def install_alternator_transport(client: Any, seeds: Seeds, **settings: Any) -> 
                 "set them where it is made"
             )
     else:
-        nodes = _make_nodes(original, url, seeds, settings)
+        nodes = _make_nodes(original, url, seeds, dict(settings))
     if url.startswith("https:") and nodes.scheme == "http" and not _is_aws(url):
         raise InvalidSettingError(
             f"the client's endpoint is {url}, but the nodes speak http: requests would go out in "
@@ -419,7 +427,6 @@ def _make_nodes(
         raise InvalidSettingError(
             f"seeds {seeds!r:.200} cannot be used; give a node, several nodes or an AlternatorNodes"
         ) from None
-    settings = dict(settings)
     parts = urlsplit(url)
     told: list[Seed] = [split_seed(seed) for seed in seeds]
     scheme = settings.pop("scheme", None)
@@ -433,14 +440,14 @@ def _make_nodes(
     if port is None:
         ports = {seed.port for seed in told if seed.port}
         port = ports.pop() if len(ports) == 1 else DEFAULT_PORTS[scheme]
-    settings.setdefault("verify", original._verify)
+    # botocore takes everything that is false for no.
+    settings.setdefault("verify", original._verify or False)
     if settings["verify"] is True and scheme == "https":
         settings["verify"] = get_cert_path(True)
     if original._cert_file is not None:
         pair = (original._cert_file, original._key_file)
         settings.setdefault("client_cert", pair if pair[1] is not None else pair[0])
-    if settings["verify"] is None:
-        settings["verify"] = False  # botocore takes everything that is false for no
+    Settings.of(settings, others=("scheme", "port"))  # its text names these, too
     return AlternatorNodes(scheme, port, *seeds, **settings)
 
 

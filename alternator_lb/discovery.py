@@ -57,6 +57,18 @@ class Discovery:
         self._pools: dict[NodeAddress, HTTPConnectionPool] = {}
         self._context: Any = None
 
+    def load_certificates(self) -> None:
+        """Load what ``verify``, ``ca_certs`` and ``client_cert`` name, once.
+
+        Raises:
+            InvalidSettingError: it cannot be loaded; the text names the setting and the file.
+        """
+        settings = self._settings
+        if self._context is None and settings.http is None:
+            self._context = build_context(
+                settings.verify, ca_certs=settings.ca_certs, client_cert=settings.client_cert
+            )
+
     def ask(self, address: NodeAddress) -> Answer:
         """Ask one node which nodes its datacenter has.
 
@@ -186,10 +198,7 @@ class Discovery:
             return settings.http.connection_from_host(address.host, address.port, address.scheme)
         if address.scheme == "http":
             return bounded_pool_class(urllib3.HTTPConnectionPool)(address.host, address.port)
-        if self._context is None:
-            self._context = build_context(
-                settings.verify, ca_certs=settings.ca_certs, client_cert=settings.client_cert
-            )
+        self.load_certificates()
         return bounded_pool_class(urllib3.HTTPSConnectionPool)(
             address.host,
             address.port,

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["AlternatorError", "DiscoveryError", "InvalidSettingError", "NotADynamoDBClientError"]
+__all__ = [
+    "AlternatorError",
+    "DiscoveryError",
+    "InvalidSettingError",
+    "MissingExtraError",
+    "NotADynamoDBClientError",
+]
 
 
 class AlternatorError(Exception):
@@ -19,3 +25,7 @@ class NotADynamoDBClientError(AlternatorError, TypeError):
 
 class DiscoveryError(AlternatorError):
     """No node gave a usable list of the cluster's nodes."""
+
+
+class MissingExtraError(AlternatorError, ImportError):
+    """An optional package is not installed; the text says how to install it."""

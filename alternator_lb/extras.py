@@ -1,26 +1,32 @@
-"""Import what the extra `testing` brings, or say how to get it."""
+"""Import what an extra brings, or say how to get it."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
+from .errors import MissingExtraError
 
-class MissingExtra(ImportError):
-    """A package of the extra ``testing`` is not installed; the text says how to install it."""
+__all__ = ["need"]
 
 
-def need(module: str) -> Any:
-    """Import a module of the extra ``testing``.
+def need(module: str, extra: str, who: str) -> Any:
+    """Import a module that an extra brings, or one of this package that needs it.
+
+    Args:
+        module: its full name.
+        extra: the extra of setup.cfg.
+        who: what needs it, for the text of the error.
 
     Raises:
-        MissingExtra: the module, or one that it needs, is not installed.
+        MissingExtraError: the module, or one that it needs, is not installed.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise MissingExtra(
-            f"LocalCluster needs {module.partition('.')[0]} (no module named {error.name!r}): "
-            "pip install alternator-lb[testing]",
+        package = (error.name or module).partition(".")[0]
+        raise MissingExtraError(
+            f"{who} needs {package} (no module named {error.name!r}): "
+            f"pip install 'alternator-lb[{extra}]'",
             name=error.name,
         ) from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .addresses import NodeAddress, check_port, check_scheme, parse_seed
 from .errors import DiscoveryError, InvalidSettingError
+from .extras import need
 from .health import UP
 from .membership import Membership, Node, NodeStats, Subscriber
 from .polling import Polling, resolve
@@ -18,6 +19,9 @@ from .settings import Settings, check_seconds
 
 if TYPE_CHECKING:
     import boto3
+    from typing_extensions import Unpack  # in typing from Python 3.11 on
+
+    from .settings import SettingsKeywords
 
 __all__ = ["AlternatorNodes"]
 
@@ -47,7 +51,9 @@ class AlternatorNodes:
     All methods may be called from any thread. One object can serve several clients.
     """
 
-    def __init__(self, scheme: str, port: int, *initial_nodes: str, **settings: Any) -> None:
+    def __init__(
+        self, scheme: str, port: int, *initial_nodes: str, **settings: Unpack[SettingsKeywords]
+    ) -> None:
         self.scheme = check_scheme(scheme)
         self.port = check_port(port)
         self.settings = Settings.of(settings)
@@ -56,13 +62,15 @@ class AlternatorNodes:
                 "no seed was given; name at least one node of the cluster, as in "
                 f"AlternatorNodes({scheme!r}, {port}, '10.0.0.1')"
             )
-        self._given = (initial_nodes, settings)
+        self._given: tuple[Any, ...] = (initial_nodes, settings)
         self._seeds = tuple(
             dict.fromkeys(parse_seed(seed, self.scheme, self.port) for seed in initial_nodes)
         )
         self._members = Membership(self.settings)
         self._members.replace([], [seed for seed in self._seeds if seed.is_ip])
         self._polling = Polling(self.settings, self._seeds, self._members)
+        if self.scheme == "https":
+            self._polling.discovery.load_certificates()
         _all.add(self)
 
     # -- what users call ---------------------------------------------------------------------
@@ -135,13 +143,14 @@ class AlternatorNodes:
 
         Raises:
             InvalidSettingError: the fake domain is no host name, or key or secret is missing.
-            ImportError: boto3 is not installed.
+            MissingExtraError: boto3 is not installed.
         """
-        from .session import balanced_session  # here, since boto3 is optional and lies above nodes
-
-        return balanced_session(
+        # Here, since boto3 is optional; session lies above nodes.
+        session = need("alternator_lb.session", "boto3", "AlternatorNodes.session()")
+        made: boto3.Session = session.balanced_session(
             self, fake_domain, key, secret, region_name=region_name, **boto3_session
         )
+        return made
 
     def client(
         self,
@@ -176,12 +185,14 @@ class AlternatorNodes:
             known = f"no list yet, {len(self._seeds)} seed(s)"
         else:
             known = f"{len(members.live)} live of {len(members.listed)} listed"
+            if members.all_out:
+                known = f"none of {len(members.listed)} listed is up, so all are tried"
         when = {
             "new": "polling starts with the first call",
             "stopped": "stopped",
             "running": f"polling every {polling.fetch_interval:g} s",
         }[polling.phase]
-        if polling.phase == "running" and members.asleep:
+        if polling.phase == "running" and members.asleep and polling.answered:
             when = f"idle, polling every {self.settings.idle_interval:g} s"
         last = ""
         if polling.answered:

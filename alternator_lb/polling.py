@@ -124,9 +124,8 @@ class Polling:
             except RuntimeError as error:
                 self._members.unattended = True
                 log.warning("nodes are not polled, since no thread can be started: %s", error)
-            else:
-                if self._members.listed is None:
-                    self._first_answer.wait(FIRST_ANSWER_SECONDS)
+        if self._members.listed is None and not self._members.unattended:
+            self._first_answer.wait(FIRST_ANSWER_SECONDS)
         self._set_asleep(False)
 
     def fetch_soon(self) -> None:
@@ -264,9 +263,10 @@ class Polling:
                 return
         if until():
             return
+        told = "; ".join(failures)
+        end = "" if told.endswith("?") else "."
         raise DiscoveryError(
-            f"no node gave the list of nodes: {'; '.join(failures)}. "
-            "Check the seeds, the scheme and the port"
+            f"no node gave the list of nodes: {told}{end} Check the seeds, the scheme and the port"
         )
 
     def _to_ask(self, failures: list[str]) -> Iterator[NodeAddress]:

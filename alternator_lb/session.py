@@ -54,16 +54,18 @@ def balanced_session(
     **boto3_session: Any,
 ) -> AlternatorSession:
     """Return the session that `AlternatorNodes.session` promises; the arguments are its own."""
-    seed = split_seed(fake_domain)
+    seed = split_seed(fake_domain, "fake domain")
     if seed.scheme not in (None, nodes.scheme):
         raise InvalidSettingError(
             f"fake domain {fake_domain!r} says {seed.scheme}, but the nodes speak {nodes.scheme}"
         )
-    if (key is None) != (secret is None):
-        raise InvalidSettingError(
-            f"the {'key' if key is None else 'secret'} is missing; give both, or none for "
-            "requests that are not signed"
-        )
+    for name, given, other in (("key", key, secret), ("secret", secret, key)):
+        # Of an empty one boto3 would take what it finds in the environment: another identity.
+        if given == "" or (given is None and other is not None):
+            raise InvalidSettingError(
+                f"the {name} is {'missing' if given is None else 'empty'}; give key and secret, or "
+                "none of them for requests that are not signed"
+            )
     session = AlternatorSession(
         aws_access_key_id=key, aws_secret_access_key=secret, **boto3_session
     )

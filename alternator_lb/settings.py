@@ -6,8 +6,8 @@ import dataclasses
 import difflib
 import math
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from .addresses import split_seed
 from .errors import InvalidSettingError
@@ -16,7 +16,7 @@ from .events import NodeEvent
 if TYPE_CHECKING:
     from urllib3 import PoolManager
 
-__all__ = ["CaCerts", "ClientCert", "Settings", "Verify"]
+__all__ = ["CaCerts", "ClientCert", "InstallKeywords", "Settings", "SettingsKeywords", "Verify"]
 
 Path = str | os.PathLike[str]
 Verify = bool | Path
@@ -32,6 +32,9 @@ _SECONDS = (
     "discovery_timeout",
     "late_after",
 )
+
+
+_OF_A_CLIENT = ("max_pool_connections", "read_timeout", "retries", "tcp_keepalive", "proxies")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,24 +98,37 @@ class Settings:
                 raise _wrong(name, getattr(self, name), "True or False")
         if self.listener is not None and not callable(self.listener):
             raise _wrong("listener", self.listener, "a function that takes one event")
-        if not isinstance(self.verify, (bool, str, os.PathLike)):
+        if not isinstance(self.verify, bool) and not _is_path(self.verify):
             raise _wrong("verify", self.verify, "True, False or the path of a CA bundle")
-        if self.client_cert is not None and not (
-            isinstance(self.client_cert, (str, os.PathLike))
-            or (isinstance(self.client_cert, tuple) and len(self.client_cert) == 2)
-        ):
-            raise _wrong("client_cert", self.client_cert, "a path or (certificate, key)")
+        trusted: Any = self.ca_certs
+        if trusted is not None:
+            for entry in trusted if isinstance(trusted, (list, tuple)) else [trusted]:
+                if not _is_path(entry) and not isinstance(entry, bytes):
+                    raise _wrong("ca_certs", trusted, "paths, PEM text or DER bytes")
+        pair = self.client_cert
+        if isinstance(pair, tuple) and len(pair) == 2:
+            right = _is_path(pair[0]) and _is_path(pair[1])
+        else:
+            right = pair is None or _is_path(pair)
+        if not right:
+            raise _wrong("client_cert", pair, "a path or (certificate, key)")
         if self.server_hostname is not None:
             try:
-                split_seed(self.server_hostname)
+                told = split_seed(self.server_hostname)
             except InvalidSettingError:
-                raise _wrong("server_hostname", self.server_hostname, "a DNS name") from None
+                told = None
+            if told is None or told.scheme is not None or told.port is not None:
+                raise _wrong("server_hostname", self.server_hostname, "a DNS name")
         if self.http is not None and not hasattr(self.http, "connection_from_host"):
             raise _wrong("http", self.http, "a urllib3.PoolManager")
 
     @classmethod
-    def of(cls, given: dict[str, Any]) -> Settings:
+    def of(cls, given: Mapping[str, Any], others: Sequence[str] = ()) -> Settings:
         """Return settings from keywords.
+
+        Args:
+            given: the keywords.
+            others: what else may be set where they were given, for the texts of errors.
 
         Raises:
             InvalidSettingError: there is no such setting, or its value is not possible.
@@ -120,13 +136,43 @@ class Settings:
         names = [field.name for field in dataclasses.fields(cls)]
         for name in given:
             if name not in names:
-                close = difflib.get_close_matches(name, names, n=1)
+                names += others
+                close = difflib.get_close_matches(name.lower(), names, n=1)
                 hint = f"did you mean {close[0]!r}? " if close else ""
+                if name in _OF_A_CLIENT:
+                    hint = "it belongs to the client: give it to botocore's Config. "
                 raise InvalidSettingError(
                     f"there is no setting {name!r} (given as {given[name]!r}); {hint}"
                     f"The settings are: {', '.join(names)}"
                 )
         return cls(**given)
+
+
+class SettingsKeywords(TypedDict, total=False):
+    """The settings as keywords, for editors and type checkers; see `Settings`."""
+
+    fetch_interval: float
+    idle_interval: float
+    connect_timeout: float
+    failover_timeout: float
+    discovery_timeout: float
+    watch: bool
+    late_after: float
+    lean: bool
+    short_user_agent: bool
+    listener: Callable[[NodeEvent], object] | None
+    verify: Verify
+    ca_certs: CaCerts
+    client_cert: ClientCert
+    server_hostname: str | None
+    http: PoolManager | None
+
+
+class InstallKeywords(SettingsKeywords, total=False):
+    """The keywords of `install_alternator_transport`."""
+
+    scheme: str
+    port: int
 
 
 def check_seconds(name: str, value: object) -> float:
@@ -138,6 +184,10 @@ def check_seconds(name: str, value: object) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf:
         return float(value)
     raise _wrong(name, value, "seconds, a number above 0")
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, (str, os.PathLike)) and value != ""
 
 
 def _wrong(name: str, value: object, wanted: str) -> InvalidSettingError:

@@ -106,7 +106,7 @@ def build_context(
         pair = client_cert if isinstance(client_cert, tuple) else (client_cert, None)
         try:
             context.load_cert_chain(pair[0], pair[1], key_password)
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise InvalidSettingError(
                 f"client_cert {client_cert!r} cannot be loaded: {error}"
             ) from error

@@ -31,7 +31,7 @@ from urllib3.util.ssl_match_hostname import CertificateError
 
 from .addresses import host_header
 from .connection import NodeConnection, Replay, reason_of
-from .errors import DiscoveryError
+from .errors import AlternatorError, DiscoveryError
 from .membership import Node
 from .nodes import AlternatorNodes
 from .wire import Head, request_bytes
@@ -49,7 +49,7 @@ _LEAN_KEYWORDS = frozenset(
 _TLS_ERRORS = (ssl.SSLError, SSLError, CertificateError)
 
 
-class NoNodeReachableError(NewConnectionError):
+class NoNodeReachableError(AlternatorError, NewConnectionError):
     """No node could be connected to; nothing was sent. The text names each node and its failure.
 
     botocore turns it into ``EndpointConnectionError``, requests into ``ConnectionError``.
@@ -318,7 +318,7 @@ class VirtualPool(HTTPConnectionPool):
         pool, conn = self._pick()
         if conn is None:
             return self._open(call, pool)
-        conn.sock.settimeout(_seconds(call.connect_timeout))  # the lean path lets the kernel watch
+        conn.sock.settimeout(_seconds(call.connect_timeout))  # the lean path left none
         return conn
 
     def _pick(self) -> tuple[Any, Any]:

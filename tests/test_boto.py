@@ -171,6 +171,15 @@ def test_bad_settings_fail_at_once_and_change_nothing(
     assert client._endpoint.http_session is before
 
 
+def test_verify_none_is_the_clients_own(cluster: LocalCluster, make_client: Any) -> None:
+    """As in boto3, where None is no way to turn checks off."""
+    for own, said in ((True, True), (False, False)):
+        client = make_client(cluster, endpoint_url="https://dog.scylladb.com:8043", verify=own)
+        nodes = install_alternator_transport(client, "127.0.0.1", verify=None)  # type: ignore[typeddict-item]
+        assert bool(nodes.settings.verify) is said
+        assert client._endpoint.http_session._verify is own
+
+
 def test_the_clients_own_settings_stay(cluster: LocalCluster, make_client: Any) -> None:
     config = Config(
         max_pool_connections=37, connect_timeout=3, read_timeout=7, tcp_keepalive=True,

@@ -186,7 +186,7 @@ class TestDemo:
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS
         )
         assert ended.returncode == 2
-        assert "pip install alternator-lb[testing]" in ended.stderr
+        assert "pip install 'alternator-lb[testing]'" in ended.stderr
         assert ended.stderr.count("\n") == 1
 
     def test_without_boto3(self, cluster):
@@ -201,7 +201,7 @@ class TestDemo:
         )
         assert ended.returncode == 2
         assert "boto3" in ended.stderr
-        assert "pip install alternator-lb[testing]" in ended.stderr
+        assert "pip install 'alternator-lb[testing]'" in ended.stderr
 
     @pytest.mark.parametrize(
         ("arguments", "told"),

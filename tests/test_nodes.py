@@ -12,10 +12,19 @@ from typing import Any
 
 import pytest
 
-from alternator_lb import AlternatorNodes, DiscoveryError, InvalidSettingError
+from alternator_lb import (
+    AlternatorError,
+    AlternatorNodes,
+    AlternatorPoolManager,
+    DiscoveryError,
+    InvalidSettingError,
+    NoNodeReachableError,
+    install_alternator_transport,
+    polling,
+)
 from alternator_lb.testing import LocalCluster
 
-from .conftest import get, until
+from .conftest import FAKE_DOMAIN, get, until
 from .servers import ScriptedServer, answer
 
 
@@ -248,6 +257,39 @@ def test_it_can_be_pickled_and_starts_anew(cluster: LocalCluster) -> None:
     assert "polling starts with the first call" in repr(copy)
     assert {address.host for address in copy.refresh()} == set(cluster.addresses)
     copy.stop()
+
+
+@pytest.mark.parametrize("begin", ["start", "first call"])
+def test_the_first_call_waits_for_the_first_list(
+    cluster: LocalCluster, make_client: Any, monkeypatch: pytest.MonkeyPatch, begin: str
+) -> None:
+    """Else the calls of a short script would all go to the seed."""
+    monkeypatch.setattr(polling, "FIRST_ANSWER_SECONDS", 30.0)
+    nodes = AlternatorNodes("http", cluster.port, cluster.seeds[0])
+    if begin == "start":
+        nodes.start()
+    client = make_client(cluster)
+    install_alternator_transport(client, nodes)
+    for _ in range(3):
+        assert get(client) == "rex"
+    nodes.stop()
+    assert [node.report.calls for node in cluster.nodes] == [1, 1, 1]
+
+
+def test_the_text_for_people_says_when_no_node_is_up() -> None:
+    with LocalCluster(nodes=2) as cluster:
+        nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
+        nodes.refresh()
+        for node in cluster.nodes:
+            node.kill()
+        with (
+            AlternatorPoolManager(nodes, retries=False) as http,
+            pytest.raises(NoNodeReachableError) as error,
+        ):
+            http.request("GET", f"http://{FAKE_DOMAIN}/")
+        assert isinstance(error.value, AlternatorError)
+        assert "none of 2 listed is up, so all are tried" in repr(nodes)
+        nodes.stop()
 
 
 def test_the_first_seed_that_answers_decides_the_datacenter() -> None:

@@ -121,8 +121,11 @@ def test_unsigned_is_refused_where_authorization_is_on(
     [
         (("dog.scylladb.com", "alternator"), "the secret is missing"),
         (("dog.scylladb.com", None, "secret"), "the key is missing"),
+        (("dog.scylladb.com", "", ""), "the key is empty"),
+        (("dog.scylladb.com", "a", ""), "the secret is empty"),
         (("https://dog.scylladb.com", "a", "b"), "says https"),
-        (("no host", "a", "b"), "names no host"),
+        (("no host", "a", "b"), "fake domain 'no host' names no host"),
+        ((None, "a", "b"), "fake domain None is a NoneType"),
     ],
 )
 def test_wrong_arguments(nodes: AlternatorNodes, arguments: Any, said: str) -> None:

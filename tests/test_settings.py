@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import urllib3
 
 from alternator_lb.errors import InvalidSettingError
-from alternator_lb.settings import Settings
+from alternator_lb.settings import InstallKeywords, Settings, SettingsKeywords
 
 
 def test_defaults_are_settings() -> None:
@@ -32,6 +33,21 @@ def test_an_unknown_setting_names_itself_its_value_and_what_was_meant() -> None:
     assert "did you mean 'connect_timeout'" in text
 
 
+def test_a_setting_of_the_client_is_told_where_it_belongs() -> None:
+    with pytest.raises(InvalidSettingError, match="give it to botocore's Config"):
+        Settings.of({"max_pool_connections": 3})
+    with pytest.raises(InvalidSettingError, match="did you mean 'scheme'"):
+        Settings.of({"Scheme": "http"}, others=("scheme", "port"))
+
+
+def test_the_keywords_for_type_checkers_are_the_settings() -> None:
+    names = {field.name: field.type for field in dataclasses.fields(Settings)}
+    assert set(SettingsKeywords.__annotations__) == set(names)
+    for name, kind in SettingsKeywords.__annotations__.items():
+        assert kind.__forward_arg__ == names[name]
+    assert set(InstallKeywords.__annotations__) - set(names) == {"scheme", "port"}
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -43,10 +59,17 @@ def test_an_unknown_setting_names_itself_its_value_and_what_was_meant() -> None:
         ("connect_timeout", float("nan")),
         ("discovery_timeout", None),
         ("verify", 1.5),
+        ("verify", ""),
+        ("ca_certs", 5),
+        ("ca_certs", True),
+        ("ca_certs", ["/a.pem", 5]),
+        ("client_cert", (1, 2)),
         ("client_cert", ("a", "b", "c")),
         ("client_cert", 7),
         ("server_hostname", "no host"),
         ("server_hostname", 5),
+        ("server_hostname", "dog.example:80"),
+        ("server_hostname", "https://dog.example"),
         ("http", object()),
     ],
 )

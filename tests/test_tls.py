@@ -225,9 +225,8 @@ def test_clients_whose_verify_differs_do_not_share_a_context(
 def test_what_cannot_be_loaded_fails_early_and_is_named(
     settings: dict[str, Any], said: str
 ) -> None:
-    nodes = AlternatorNodes("https", 8043, "127.0.0.1", **settings)
     with pytest.raises(InvalidSettingError, match=said):
-        AlternatorPoolManager(nodes).connection_from_url("https://dog.example/")
+        AlternatorNodes("https", 8043, "127.0.0.1", **settings)
 
 
 def test_a_directory_of_ca_certificates(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@
 >>> with LocalCluster(nodes=3) as cluster:
 ...     cluster.url, cluster.seeds, cluster.nodes[0].report.calls
 
-It needs the extra ``testing`` (``pip install alternator-lb[testing]``), which is imported
+It needs the extra ``testing`` (``pip install 'alternator-lb[testing]'``), which is imported
 when a cluster starts, not before.
 """
 
@@ -14,17 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .cluster import LocalCluster
-    from .extra import MissingExtra
     from .loopback import LoopbackError
     from .node import LocalNode, NodeReport
 
-__all__ = ["LocalCluster", "LocalNode", "LoopbackError", "MissingExtra", "NodeReport"]
+__all__ = ["LocalCluster", "LocalNode", "LoopbackError", "NodeReport"]
 
 _HOMES = {
     "LocalCluster": "cluster",
     "LocalNode": "node",
     "LoopbackError": "loopback",
-    "MissingExtra": "extra",
     "NodeReport": "node",
 }
 

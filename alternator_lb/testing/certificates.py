@@ -7,7 +7,7 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-from .extra import need
+from ..extras import need
 
 FAULTS = ("expired", "wrong-name", "unknown-ca")
 
@@ -22,9 +22,9 @@ class Certificates:
             name: the DNS name that every node's certificate carries.
 
         Raises:
-            MissingExtra: trustme is not installed.
+            MissingExtraError: trustme is not installed.
         """
-        self._trustme: Any = need("trustme")
+        self._trustme: Any = need("trustme", "testing", "LocalCluster")
         self._authority = self._trustme.CA()
         self._name = name
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ..extras import need
 from . import loopback
 from .certificates import FAULTS, Certificates, server_context
 from .engine import Engine, ForwardEngine, MotoEngine
-from .extra import need
 from .front import Front, Users
 from .host import InProcess
 from .listener import Handler, Listener
@@ -199,7 +199,7 @@ class LocalCluster:
         After `stop`, the same nodes come back on the same addresses and port, with no data.
 
         Raises:
-            MissingExtra: the extra ``testing`` is not installed.
+            MissingExtraError: the extra ``testing`` is not installed.
             LoopbackError: this system has not enough loopback addresses, or the port is taken.
         """
         with self._lock:
@@ -288,7 +288,7 @@ class LocalCluster:
         return self._loop
 
     def _start(self) -> None:
-        need("h11")
+        need("h11", "testing", "LocalCluster")
         if self._engine is None:
             self._engine = MotoEngine()
         fresh = not self._nodes

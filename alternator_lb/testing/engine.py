@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from botocore.awsrequest import AWSPreparedRequest, HeadersDict
 
-from .extra import need
+from ..extras import need
 from .messages import Request, Response, end_to_end, log
 
 _JSON = "application/x-amz-json-1.0"
@@ -55,12 +55,13 @@ class MotoEngine:
         """Import moto.
 
         Raises:
-            MissingExtra: moto is not installed.
+            MissingExtraError: moto is not installed.
         """
-        self._stubber = need("moto.core.botocore_stubber").BotocoreStubber()
+        stubber = need("moto.core.botocore_stubber", "testing", "LocalCluster")
+        self._stubber = stubber.BotocoreStubber()
         self._stubber.enabled = True
         for service in ("dynamodb", "dynamodbstreams"):
-            need(f"moto.{service}.responses")
+            need(f"moto.{service}.responses", "testing", "LocalCluster")
         self._account = str(next(_accounts))
         self._thread: ThreadPoolExecutor | None = None
 
@@ -121,7 +122,7 @@ class MotoEngine:
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.shutdown(wait=True)
-        backends = need("moto.backends")
+        backends = need("moto.backends", "testing", "LocalCluster")
         with _one_at_a_time:
             for service in ("dynamodb", "dynamodbstreams", "iam"):
                 dict.pop(backends.get_backend(service), self._account, None)

@@ -7,6 +7,8 @@ import random
 import socket
 from collections.abc import Callable, Sequence
 
+from ..errors import AlternatorError
+
 Address = Callable[[int], str]  # the number of a node, from 0 -> its address
 
 # Below the ports that systems hand out to clients, so that a stopped node's port stays free.
@@ -15,7 +17,7 @@ _ATTEMPTS = 100
 _LAST_HOST = 254
 
 
-class LoopbackError(OSError):
+class LoopbackError(AlternatorError, OSError):
     """The loopback addresses or the port that a cluster needs cannot be had; the text says why."""
 
 

@@ -11,7 +11,8 @@ import pytest
 
 import alternator_lb
 from alternator_lb import testing
-from alternator_lb.testing import LocalCluster, LoopbackError, MissingExtra, loopback
+from alternator_lb.errors import MissingExtraError
+from alternator_lb.testing import LocalCluster, LoopbackError, loopback
 
 
 def run(code: str) -> str:
@@ -41,14 +42,16 @@ def test_naming_the_cluster_imports_no_extra() -> None:
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "moto.core.botocore_stubber", None)
-    with pytest.raises(MissingExtra, match=r"needs moto .*pip install alternator-lb\[testing\]"):
+    with pytest.raises(
+        MissingExtraError, match=r"needs moto .*pip install 'alternator-lb\[testing\]'"
+    ):
         LocalCluster().start()
     monkeypatch.setitem(sys.modules, "h11", None)
-    with pytest.raises(MissingExtra, match="needs h11"):
+    with pytest.raises(MissingExtraError, match="needs h11"):
         LocalCluster(engine="http://127.0.0.1:1").start()
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "trustme", None)
-    with pytest.raises(MissingExtra, match="needs trustme"):
+    with pytest.raises(MissingExtraError, match="needs trustme"):
         LocalCluster(tls=True, engine="http://127.0.0.1:1").start()
 
 

@@ -73,3 +73,10 @@ def check_cluster() -> None:
 AlternatorNodes("http", "8000", "10.0.0.1")  # type: ignore[arg-type]
 AlternatorPoolManager("10.0.0.1")  # type: ignore[arg-type]
 install_alternator_transport(object(), 5)  # type: ignore[arg-type]
+
+
+def mistakes(client: Any) -> None:
+    AlternatorNodes("http", 8000, "10.0.0.1", fetch_intervall=3)  # type: ignore[call-arg]
+    AlternatorNodes("http", 8000, "10.0.0.1", fetch_interval="3")  # type: ignore[arg-type]
+    install_alternator_transport(client, "10.0.0.1", prot=3)  # type: ignore[call-arg]
+    install_alternator_transport(client, "10.0.0.1", port=8000, scheme="http", lean=False)
