@@ -30,7 +30,7 @@ from .parsing import attribute_value
 from .poolmanager import AlternatorPoolManager
 from .settings import Settings
 from .tls import build_context
-from .transport import LeanResponse, node_of
+from .transport import Call, LeanResponse, node_of
 from .wire import Head
 
 try:
@@ -204,7 +204,7 @@ class BalancedSession(URLLib3Session):  # type: ignore[misc]
                 self._targets[url] = target
         pool = self._manager.connection_from_url(url)
         answer = pool.lean(request.method, target, request.body, request.headers)
-        if type(answer) is not tuple:
+        if isinstance(answer, Call):
             return self._send_stock(_Continued(pool, answer), request)
         head, content, node = answer
         _count_overload(head.status, content, node)

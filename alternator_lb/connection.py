@@ -9,19 +9,24 @@ import queue
 import select
 import socket
 import ssl
-import time
 import weakref
-from http.client import HTTPResponse
 from typing import Any
 
 from urllib3 import connectionpool
 from urllib3.util.connection import is_connection_dropped
 from urllib3.util.ssl_match_hostname import CertificateError
 
-from .tls import ResumingContext
+from .tls import NOT_VERIFIED, ResumingContext
 from .wire import MAX_BODY, MAX_HEAD, Head, response_head
 
-__all__ = ["IdleConnections", "bounded_pool_class", "close_idle", "node_pool_class", "reason_of"]
+__all__ = [
+    "IdleConnections",
+    "NodeConnection",
+    "Replay",
+    "close_idle",
+    "node_pool_class",
+    "reason_of",
+]
 
 # urllib3 before 1.26.16 does not close the idle connections of a pool that nobody refers to.
 _URLLIB3_CLOSES_IDLE = hasattr(connectionpool, "_close_pool_connections")
@@ -406,24 +411,12 @@ def node_pool_class(base: Any) -> Any:
     )
 
 
-@functools.cache
-def bounded_pool_class(base: Any) -> Any:
-    """Return a node's pool class whose answers must arrive whole within the read timeout."""
-    pool = node_pool_class(base)
-    connection = type(
-        f"Bounded{pool.ConnectionCls.__name__}",
-        (pool.ConnectionCls,),
-        {"response_class": _BoundedResponse},
-    )
-    return type(f"Bounded{pool.__name__}", (pool,), {"ConnectionCls": connection})
-
-
 def reason_of(error: BaseException) -> str:
     """Return the words of the innermost cause: urllib3 wraps it in names of classes."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, CertificateError):
-            return f"certificate verify failed: {cause}"
+            return f"{NOT_VERIFIED}: {cause}"
         if isinstance(cause, ssl.SSLError):
             return str(cause)
         if isinstance(cause, TimeoutError):
@@ -432,35 +425,3 @@ def reason_of(error: BaseException) -> str:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
     return str(error) or type(error).__name__
-
-
-class _BoundedResponse(HTTPResponse):
-    """Reads against one deadline: a socket's timeout alone never ends a slow drip."""
-
-    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        buffered: Any = self.fp
-        self.fp = io.BufferedReader(_DeadlineReader(buffered.detach(), sock))
-
-
-class _DeadlineReader(io.RawIOBase):
-    def __init__(self, raw: Any, sock: Any) -> None:
-        self._raw = raw
-        self._sock = sock
-        self._deadline = time.monotonic() + (sock.gettimeout() or 60.0)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the answer did not arrive whole in time")
-        self._sock.settimeout(left)
-        count: int | None = self._raw.readinto(buffer)
-        return count
-
-    def close(self) -> None:
-        if not self.closed:
-            self._raw.close()
-        super().close()

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import json
 import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from typing import TYPE_CHECKING, Any
 
 import urllib3
 from urllib3.exceptions import HTTPError
 
 from .addresses import NodeAddress, parse_listed
-from .connection import bounded_pool_class, reason_of
+from .connection import node_pool_class, reason_of
 from .errors import DiscoveryError
 from .settings import Settings
-from .tls import build_context
+from .tls import NOT_VERIFIED, WAY_OUT, build_context
 
 if TYPE_CHECKING:
     from urllib3 import HTTPConnectionPool
@@ -156,7 +159,7 @@ class Discovery:
         if http is not None:
             self._pools = {}
             # The lock inside may have been held in the parent at the moment of the fork.
-            http.pools = type(http.pools)(100)
+            http.pools = type(http.pools)(http.pools._maxsize, http.pools.dispose_func)
 
     def _get(self, address: NodeAddress, path: str) -> tuple[int, bytes]:
         limit = self._settings.discovery_timeout
@@ -197,9 +200,9 @@ class Discovery:
         if settings.http is not None:
             return settings.http.connection_from_host(address.host, address.port, address.scheme)
         if address.scheme == "http":
-            return bounded_pool_class(urllib3.HTTPConnectionPool)(address.host, address.port)
+            return _bounded_pool_class(urllib3.HTTPConnectionPool)(address.host, address.port)
         self.load_certificates()
-        return bounded_pool_class(urllib3.HTTPSConnectionPool)(
+        return _bounded_pool_class(urllib3.HTTPSConnectionPool)(
             address.host,
             address.port,
             ssl_context=self._context,
@@ -224,14 +227,53 @@ def _read(response: Any, deadline: float) -> bytes:
 
 def _why(address: NodeAddress, error: BaseException) -> str:
     text = f"{address} did not answer /localnodes: {reason_of(error)}"
-    if "certificate verify failed" in text:
-        text += (
-            "; its certificate does not verify: name its CA with ca_certs, the name that it "
-            "carries with server_hostname, or set verify=False"
-        )
-    return text
+    return f"{text}; {WAY_OUT}" if NOT_VERIFIED in text else text
 
 
 def _shown(body: bytes) -> str:
     text = body[:60].decode("utf-8", "backslashreplace")
     return repr(text + ("…" if len(body) > 60 else ""))
+
+
+@functools.cache
+def _bounded_pool_class(base: Any) -> Any:
+    """Return a node's pool class whose answers must arrive whole within the read timeout."""
+    pool = node_pool_class(base)
+    connection = type(
+        f"Bounded{pool.ConnectionCls.__name__}",
+        (pool.ConnectionCls,),
+        {"response_class": _BoundedResponse},
+    )
+    return type(f"Bounded{pool.__name__}", (pool,), {"ConnectionCls": connection})
+
+
+class _BoundedResponse(HTTPResponse):
+    """Reads against one deadline: a socket's timeout alone never ends a slow drip."""
+
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        buffered: Any = self.fp
+        self.fp = io.BufferedReader(_DeadlineReader(buffered.detach(), sock))
+
+
+class _DeadlineReader(io.RawIOBase):
+    def __init__(self, raw: Any, sock: Any) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._deadline = time.monotonic() + (sock.gettimeout() or 60.0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer did not arrive whole in time")
+        self._sock.settimeout(left)
+        count: int | None = self._raw.readinto(buffer)
+        return count
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()

@@ -48,13 +48,12 @@ class Node:
         "health",
         "overloads",
         "server_errors",
-        "silent_at",
     )
 
     def __init__(self, address: NodeAddress, health: Health) -> None:
         self.address = address
         self.health = health
-        self.asked_at = self.silent_at = -math.inf
+        self.asked_at = -math.inf
         self.calls = Tally()
         self.connections = Tally()
         self.failures = Tally()

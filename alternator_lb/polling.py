@@ -214,9 +214,8 @@ class Polling:
     def _ask_suspect(self, node: Node) -> None:
         late_after = self._settings.late_after
         try:
-            if node.asked_at - node.silent_at > late_after:  # it has not just failed a poll
-                self.discovery.probe(node.address)
-                return
+            self.discovery.probe(node.address)
+            return
         except DiscoveryError as error:
             log.debug("%s keeps calls waiting, and: %s", node.address, error)
         silent = time.monotonic() - node.asked_at + late_after
@@ -255,9 +254,6 @@ class Polling:
                 answer = self.discovery.ask(address)
             except DiscoveryError as error:
                 failures.append(str(error))
-                node = self._members.members.get(address)
-                if node is not None:
-                    node.silent_at = time.monotonic()
             else:
                 self._apply(answer, number)
                 return
@@ -305,7 +301,7 @@ class Polling:
         if members.replace(answer.nodes, [seed for seed in self._seeds if seed.is_ip], number):
             # The sum of calls is another one now: the next poll shall not take it for quiet.
             self._calls_seen = -1
-            self.discovery.forget_all_but([*answer.nodes, *self._seeds, answer.source])
+            self.discovery.forget_all_but([*answer.nodes, *self._seeds])
         node = members.members.get(answer.source)
         if node is not None and node.health.state != UP:
             members.works(node, "it answered /localnodes")

@@ -16,8 +16,9 @@ from .connection import node_pool_class
 from .errors import InvalidSettingError
 from .membership import Node
 from .nodes import AlternatorNodes
+from .rotation import Rotation
 from .tls import build_context
-from .transport import Rotation, VirtualPool
+from .transport import VirtualPool
 
 __all__ = ["AlternatorPoolManager"]
 

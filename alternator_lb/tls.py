@@ -12,7 +12,14 @@ from urllib3.util.ssl_ import create_urllib3_context
 from .errors import InvalidSettingError
 from .settings import CaCerts, ClientCert, Verify
 
-__all__ = ["build_context"]
+__all__ = ["NOT_VERIFIED", "WAY_OUT", "ResumingContext", "build_context"]
+
+#: What the text of an error says, and what that of this library adds to it.
+NOT_VERIFIED = "certificate verify failed"
+WAY_OUT = (
+    "its certificate does not verify: name its CA with ca_certs, the name that it carries with "
+    "server_hostname, or set verify=False"
+)
 
 # urllib3 1.26 gives OpenSSL no name to check where a node is reached by IP: there it checks itself.
 _OPENSSL_CHECKS_NAMES = version("urllib3").split(".")[0] != "1"

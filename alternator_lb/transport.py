@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import io
-import itertools
 import logging
-import os
-import random
 import socket
 import ssl
 import threading
 import time
-import weakref
-from collections.abc import Callable
 from http.client import HTTPException
 from typing import Any
 
@@ -30,13 +25,14 @@ from urllib3.util.retry import Retry
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from .addresses import host_header
-from .connection import NodeConnection, Replay, reason_of
+from .connection import Replay, reason_of
 from .errors import AlternatorError, DiscoveryError
 from .membership import Node
-from .nodes import AlternatorNodes
+from .rotation import Rotation
+from .tls import NOT_VERIFIED, WAY_OUT
 from .wire import Head, request_bytes
 
-__all__ = ["LeanResponse", "NoNodeReachableError", "Rotation", "VirtualPool", "node_of"]
+__all__ = ["Call", "LeanResponse", "NoNodeReachableError", "VirtualPool", "node_of"]
 
 log = logging.getLogger("urllib3.connectionpool")  # where people look for the lines of requests
 
@@ -56,90 +52,7 @@ class NoNodeReachableError(AlternatorError, NewConnectionError):
     """
 
 
-class Rotation:
-    """The pools of the live nodes, and whose turn it is. The virtual pools of one client share it.
-
-    Args:
-        nodes: tells who is live.
-        open_pool: makes the urllib3 pool of one node.
-
-    ``pools`` is an immutable tuple that is only ever replaced, so readers need no lock.
-    """
-
-    def __init__(self, nodes: AlternatorNodes, open_pool: Callable[[Node], Any]) -> None:
-        self.nodes = nodes
-        self.pools: tuple[Any, ...] = ()  # of node_pool_class()
-        # Many processes that start together must not march in step.
-        self.turn = itertools.count(random.randrange(1 << 20)).__next__
-        self.wake: Callable[[], None] | None = None
-        self._open_pool = open_pool
-        self._by_node: dict[Node, Any] = {}
-        # Every open connection, also those of nodes that left and have calls in flight.
-        self._open_ones: set[NodeConnection] = set()
-        nodes.subscribe(self)
-        _all.add(self)
-
-    def publish(self, live: tuple[Node, ...], convicted: Node | None) -> list[Any]:
-        """Take over a new tuple: who stays keeps pool and connections. Called under nodes' lock.
-
-        Args:
-            live: the nodes from here on.
-            convicted: a node that failed just now: its connections are not used again.
-        """
-        before = self._by_node
-        self._by_node = {
-            node: before.get(node)
-            if node in before and node is not convicted
-            else self._opened(node)
-            for node in live
-        }
-        self.pools = tuple(self._by_node.values())
-        return [pool for node, pool in before.items() if self._by_node.get(node) is not pool]
-
-    def late_calls(self, now: float, late_after: float) -> tuple[bool, set[Node]]:
-        """Return whether calls are in flight, and the nodes that keep one waiting for too long.
-
-        Args:
-            now: the monotonic time.
-            late_after: seconds.
-        """
-        in_flight = False
-        late = set()
-        for conn in list(self._open_ones):
-            since, pool = conn.busy_since, conn.node_pool
-            if since and pool is not None:
-                in_flight = True
-                if now - since > late_after:
-                    late.add(pool.node)
-        return in_flight, late
-
-    def cut(self, node: Node) -> None:
-        """Have the calls that wait on a node fail as if it had closed their connections."""
-        for conn in list(self._open_ones):
-            pool = conn.node_pool
-            if conn.busy_since and pool is not None and pool.node is node:
-                conn.cut()
-
-    def close_idle(self) -> None:
-        """Close the idle connections of every node; calls in flight finish."""
-        for pool in self.pools:
-            pool.drop_idle()
-
-    def _opened(self, node: Node) -> Any:
-        pool = self._open_pool(node)
-        pool.node = node
-        pool.open_ones = self._open_ones
-        return pool
-
-    def forget_inherited(self) -> None:
-        """In a child process: drop the connections that the parent goes on using."""
-        self._open_ones = set()  # those in use are never closed here: the parent has them
-        for pool in self.pools:
-            pool.open_ones = self._open_ones
-            pool.forget_inherited()
-
-
-class _Call:
+class Call:
     """What one call brings along to where its connection is chosen, in place of pool_timeout."""
 
     __slots__ = ("conn", "connect_timeout", "error", "pool_timeout")
@@ -220,19 +133,20 @@ class VirtualPool(HTTPConnectionPool):
             and not kwargs.get("chunked")
         ):
             answer = self.lean(method, url, body, headers)
-            if type(answer) is tuple:
-                head, content, node = answer
-                return LeanResponse(head, content, node, method, url)
+            if not isinstance(answer, Call):
+                return LeanResponse(*answer, method, url)
             kwargs["pool_timeout"] = answer
         pool_timeout = kwargs.get("pool_timeout")
-        if not isinstance(pool_timeout, _Call):  # it is one already when urllib3 retries
+        if not isinstance(pool_timeout, Call):  # it is one already when urllib3 retries
             timeout = self._get_timeout(kwargs.get("timeout", self.timeout))
-            kwargs["pool_timeout"] = _Call(timeout.connect_timeout, pool_timeout)
+            kwargs["pool_timeout"] = Call(timeout.connect_timeout, pool_timeout)
         return super().urlopen(
             method, url, body, headers, retries, redirect, assert_same_host, **kwargs
         )
 
-    def lean(self, method: str, url: str, body: bytes, headers: Any) -> Any:
+    def lean(
+        self, method: str, url: str, body: bytes, headers: Any
+    ) -> tuple[Head, bytes, Node] | Call:
         """Send a request and read its answer without urllib3's and http.client's machinery.
 
         Returns:
@@ -242,13 +156,13 @@ class VirtualPool(HTTPConnectionPool):
         connect_timeout = self._timeouts[0]
         request = request_bytes(method, url, self._host_bytes, headers, body)
         if request is None:
-            return _Call(connect_timeout)
+            return Call(connect_timeout)
         try:
             pool, conn = self._pick()
             if conn is None:
-                conn = self._open(_Call(connect_timeout), pool)
+                conn = self._open(Call(connect_timeout), pool)
         except HTTPError as error:
-            call = _Call(connect_timeout)
+            call = Call(connect_timeout)
             call.error = error
             return call
         pool = conn.node_pool
@@ -261,7 +175,7 @@ class VirtualPool(HTTPConnectionPool):
             self._put_conn(None)
             raise
         if answer is None:
-            call = _Call(connect_timeout)
+            call = Call(connect_timeout)
             call.conn = conn
             return call
         head, content = answer
@@ -308,7 +222,7 @@ class VirtualPool(HTTPConnectionPool):
     # urllib3's own seams, named alike from 1.26 to 2.x.
 
     def _get_conn(self, timeout: Any = None) -> Any:
-        call = timeout if isinstance(timeout, _Call) else _Call(self.timeout.connect_timeout)
+        call = timeout if isinstance(timeout, Call) else Call(self.timeout.connect_timeout)
         if call.error is not None:
             error, call.error = call.error, None
             raise error
@@ -338,7 +252,7 @@ class VirtualPool(HTTPConnectionPool):
             conn.host_header = self._host_header
         return pool, conn
 
-    def _open(self, call: _Call, pool: Any) -> Any:
+    def _open(self, call: Call, pool: Any) -> Any:
         """Connect to a node, or else to the next one, until the call's time for that is over."""
         rotation = self._rotation
         failures: dict[Node, str] = {}
@@ -375,7 +289,7 @@ class VirtualPool(HTTPConnectionPool):
             conn.busy_since = now
             conn.node_pool = pool
             conn.host_header = self._host_header
-            conn.generation = _generation
+            conn.generation = rotation.generation
             if pool.block:
                 self._blocked_on.pool = pool
             return conn
@@ -392,7 +306,7 @@ class VirtualPool(HTTPConnectionPool):
         # An idle connection that refers to its pool would keep it alive: urllib3's finalizer of
         # the pool refers to the idle connections.
         pool, conn.node_pool = conn.node_pool, None
-        if conn.generation != _generation:  # the parent process goes on using its socket
+        if conn.generation != self._rotation.generation:  # the parent goes on using its socket
             conn.close()
             return
         answer, conn.answer = conn.answer, None
@@ -426,9 +340,8 @@ class VirtualPool(HTTPConnectionPool):
         """Connect with the nodes' own, shorter timeout; the call's own governs what follows."""
         limit = min(self._rotation.nodes.settings.connect_timeout, time_left)
         own = connect_timeout if isinstance(connect_timeout, (int, float)) else None
-        usual, conn.timeout = conn.timeout, limit if own is None else min(limit, own)
+        conn.timeout = limit if own is None else min(limit, own)
         conn.connect()
-        conn.timeout = usual
         conn.sock.settimeout(own)
 
     def _none_reachable(
@@ -440,6 +353,8 @@ class VirtualPool(HTTPConnectionPool):
             limit = self._rotation.nodes.settings.failover_timeout
             text += f"; then the {limit:g} s of failover_timeout were over"
         if errors and all(isinstance(error, _TLS_ERRORS) for error in errors):
+            if NOT_VERIFIED in text:
+                text += f"; {WAY_OUT}"
             return SSLError(text)
         return NoNodeReachableError(self, text)  # type: ignore[arg-type]
 
@@ -471,18 +386,3 @@ def node_of(response: Any) -> Node | None:
     if isinstance(response, LeanResponse):
         return response.alternator_node
     return getattr(response._original_response, "alternator_node", None)
-
-
-_all: weakref.WeakSet[Rotation] = weakref.WeakSet()
-_generation = 0
-
-
-def _after_fork_in_child() -> None:
-    global _generation
-    _generation += 1
-    for rotation in list(_all):
-        rotation.forget_inherited()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -32,7 +32,7 @@ _HERE = Path(__file__).parent
 def main(arguments: list[str] | None = None) -> int:
     """Run benchmarks; returns the exit status."""
     given = _parse(arguments)
-    names = given.names or [name for name in BENCHMARKS if _exists(name)]
+    names = given.names or list(BENCHMARKS)
     problem = _problem(names)
     if problem:
         print(problem, file=sys.stderr)
@@ -82,17 +82,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def _problem(names: list[str]) -> str | None:
     for name in names:
-        if name not in BENCHMARKS or not _exists(name):
-            there = ", ".join(name for name in BENCHMARKS if _exists(name))
-            return f"there is no benchmark {name!r}; there are {there}"
+        if name not in BENCHMARKS:
+            return f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}"
     for module in _NEEDED:
         if importlib.util.find_spec(module) is None:
             return f"{module} is not installed; do: pip install 'alternator-lb[benchmarks]'"
     return None
-
-
-def _exists(name: str) -> bool:
-    return importlib.util.find_spec(f"benchmarks.{name}") is not None
 
 
 def _allow_many_files() -> None:

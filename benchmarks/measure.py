@@ -208,14 +208,13 @@ def alternate(
     # Short turns, so that a slow second of the machine is shared; but threads need time to spread.
     turns = 1 if threads else _TURNS
     samples: dict[str, list[Sample]] = {key: [] for key in workers}
-    order = list(workers)
+    orders = _orders(list(workers))
     for _ in range(rounds):
         parts: dict[str, list[Sample]] = {key: [] for key in workers}
         for _ in range(turns):
-            for key in order:
+            for key in next(orders):
                 share = max(1, calls // turns)
                 parts[key].append(workers[key].do(run_calls, share, threads[key] if threads else 1))
-            order.append(order.pop(0))
         for key, part in parts.items():
             samples[key].append(
                 Sample(
@@ -226,6 +225,14 @@ def alternate(
             )
         tick()
     return samples
+
+
+def _orders(keys: list[str]) -> Iterator[list[str]]:
+    """Every order and then its reverse: nobody shall always follow the same one."""
+    while True:
+        yield keys
+        yield keys[::-1]
+        keys = keys[1:] + keys[:1]
 
 
 # -- what runs in a worker ------------------------------------------------------------------

@@ -22,11 +22,10 @@ _PACKAGES = ("alternator-lb", "alternator-client", "boto3", "botocore", "urllib3
 
 
 def as_text(result: Result) -> str:
-    """Return a result's tables and notes for a terminal."""
+    """Return a result's tables for a terminal."""
     parts = [f"{result.title}\n{'=' * len(result.title)}", textwrap.fill(result.about, 100)]
     for table in result.tables:
         parts.append(f"{table.title}\n{_grid(table)}")
-    parts += [textwrap.fill(note, 100) for note in result.notes]
     return "\n\n".join(parts)
 
 
@@ -40,7 +39,6 @@ def write_report(results: Sequence[Result], folder: Path, *, quick: bool) -> Pat
         for picture in result.pictures:
             parts.append(f".. image:: {picture.name}.png\n   :alt: {picture.title}")
         parts += [_rst_table(table) for table in result.tables]
-        parts += [textwrap.fill(note, 100) for note in result.notes]
     path = folder / _REPORT
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
@@ -101,7 +99,7 @@ def _circumstances(quick: bool) -> str:
         f"{datetime.date.today().isoformat()}, as it came out. {platform.python_implementation()} "
         f"{platform.python_version()} on {platform.system()} {platform.machine()}, "
         f"{os.cpu_count()} cores; {', '.join(versions)}; {_nginx_version()} answers, on loopback. "
-        "Numbers are medians, with the quartiles in brackets; every comparison is paired: the "
+        "Numbers are medians, with the quartiles in brackets; comparisons are paired: the "
         "variants take turns, each in a process of its own. Trust the ratios rather than the "
         "microseconds."
     )

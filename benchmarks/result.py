@@ -154,4 +154,3 @@ class Result:
     about: str
     tables: Sequence[Table]
     pictures: Sequence[Picture] = ()
-    notes: Sequence[str] = ()

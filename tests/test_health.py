@@ -14,7 +14,7 @@ from alternator_lb.discovery import Answer
 from alternator_lb.events import NodeDown, NodeEvent
 from alternator_lb.health import DOWN, MAX_BACKOFF, NEW, UP, Health
 from alternator_lb.membership import Node
-from alternator_lb.transport import Rotation
+from alternator_lb.rotation import Rotation
 
 
 def up(now: float = 0.0) -> Health:

@@ -242,7 +242,7 @@ def test_urllib3s_own_code_gets_a_socket_with_a_timeout(
 
 def test_processes_start_at_different_nodes() -> None:
     nodes = AlternatorNodes("http", 8000, *[f"127.0.0.{n}" for n in range(1, 11)])
-    from alternator_lb.transport import Rotation
+    from alternator_lb.rotation import Rotation
 
     starts = {
         rotation.turn() % 10
