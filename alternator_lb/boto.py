@@ -39,6 +39,7 @@ except ImportError:  # before botocore 1.37 no features of a call were noted
     get_context = None
 
 try:
+    from . import signing
     from .signing import SIGNATURE_VERSION
 except ImportError:  # botocore has changed: its own signer signs, and the drift test notices
     SIGNATURE_VERSION = ""
@@ -126,7 +127,7 @@ def install_alternator_transport(
     endpoint.http_session = session  # one assignment: a call takes the old one or the new one
     _put_in_hooks(client, nodes.settings)
     if isinstance(current, BalancedSession):
-        current.close()
+        current.release()
     return nodes
 
 
@@ -144,7 +145,7 @@ def uninstall_alternator_transport(client: Any) -> None:
     if isinstance(session, BalancedSession):
         client._endpoint.http_session = session.original
         _put_back_hooks(client)
-        session.close()
+        session.release()
 
 
 class BalancedSession(URLLib3Session):  # type: ignore[misc]
@@ -220,7 +221,12 @@ class BalancedSession(URLLib3Session):  # type: ignore[misc]
         return response
 
     def close(self) -> None:
-        """Close the idle connections; stop the nodes if the installation made them."""
+        """Close all idle connections; stop the nodes if the installation made them."""
+        self.release()
+        self.original.close()
+
+    def release(self) -> None:
+        """Close the idle connections to the nodes; stop the nodes if the installation made them."""
         super().close()
         if self._owned:
             self.nodes.stop()
@@ -352,7 +358,7 @@ class ParserFactory:
 
 
 def _choose_signer(signature_version: Any = None, **_: Any) -> str | None:
-    return SIGNATURE_VERSION if signature_version == "v4" else None
+    return SIGNATURE_VERSION if signature_version == "v4" and signing.is_plain() else None
 
 
 def _service_id(client: Any) -> str:

@@ -22,6 +22,7 @@ from .wire import MAX_BODY, MAX_HEAD, Head, response_head
 __all__ = [
     "IdleConnections",
     "NodeConnection",
+    "OpenOnes",
     "Replay",
     "close_idle",
     "node_pool_class",
@@ -100,8 +101,9 @@ class NodeConnection:
     generation: int = 0
     busy_since: float = 0.0
     answer: Any = None
-    open_ones: set[NodeConnection] | None = None
+    open_ones: OpenOnes | None = None
     sock: Any
+    _here: weakref.ref[NodeConnection]
     has_session: bool = True
     _poll: Any = None
     _polls = False
@@ -122,7 +124,8 @@ class NodeConnection:
             # interpreter's lock for it. Not where TLS, gevent or the like have a recv of their own.
             self._polls = type(sock).recv is _socket.socket.recv
         if self.open_ones is not None:
-            self.open_ones.add(self)
+            self._here = weakref.ref(self, self.open_ones.discard)
+            self.open_ones.add(self._here)
 
     def remember_session(self) -> None:
         """After the first answer: keep the TLS session for the next connection to this node."""
@@ -219,8 +222,8 @@ class NodeConnection:
 
     def close(self) -> None:
         """Close, and be found no more."""
-        if self.open_ones is not None:
-            self.open_ones.discard(self)
+        if self.open_ones is not None and hasattr(self, "_here"):
+            self.open_ones.discard(self._here)
         if not self.has_session:  # the node closes after each answer
             self.remember_session()
         super().close()  # type: ignore[misc]
@@ -325,12 +328,15 @@ class _ReplayReader(io.RawIOBase):
         super().close()
 
 
+OpenOnes = set[weakref.ref[NodeConnection]]
+
+
 class NodePool:
     """Mixed into a pool class of urllib3 or botocore: the connections to one node."""
 
     QueueCls: Any
     pool: Any
-    open_ones: set[NodeConnection] | None = None  # where its connections can be found
+    open_ones: OpenOnes | None = None  # where its connections can be found
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if kwargs.get("block"):

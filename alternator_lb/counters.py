@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 
 __all__ = ["Tally"]
 
@@ -11,21 +10,17 @@ __all__ = ["Tally"]
 class Tally:
     """A count that any thread may raise by calling ``tick()``.
 
-    ``x += 1`` loses counts between threads; one step of an ``itertools.count`` does not. Reading
-    takes a step too, so the steps of readers are counted and taken off again.
+    ``x += 1`` loses counts between threads; one step of an ``itertools.count`` does not. No lock,
+    which a child process could inherit held: what a count would give next stands in its text.
     """
 
-    __slots__ = ("_lock", "_reads", "tick")
+    __slots__ = ("_count", "tick")
 
     def __init__(self) -> None:
-        self.tick = itertools.count().__next__
-        self._reads = 0
-        self._lock = threading.Lock()
+        self._count = itertools.count()
+        self.tick = self._count.__next__
 
     @property
     def value(self) -> int:
         """How often ``tick`` was called."""
-        with self._lock:
-            count = self.tick() - self._reads
-            self._reads += 1
-        return count
+        return int(repr(self._count)[len("count(") : -1])

@@ -115,7 +115,8 @@ class Membership:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.lock = threading.Lock()
+        # Reentrant, for a signal handler or a finalizer that closes the client in the midst of it.
+        self.lock = threading.RLock()
         self.subscribers: weakref.WeakSet[Subscriber] = weakref.WeakSet()
         self.listed: tuple[NodeAddress, ...] | None = None
         # The nodes that are listed, or the seeds as long as there is no list.
@@ -171,7 +172,7 @@ class Membership:
 
     def after_fork_in_child(self) -> None:
         """Another thread of the parent may have held a lock."""
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self._telling = threading.Lock()
 
     def set_wake(self) -> None:

@@ -103,6 +103,7 @@ class Polling:
         """Forget the thread and the connections, which are the parent's."""
         self._first_answer = threading.Event()
         self._refresher = None
+        self._ask_next += random.randrange(1 << 16)
         if self.phase == "running":
             self.phase = "new"
         self._members.unattended = self.phase == "stopped"

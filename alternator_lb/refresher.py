@@ -91,7 +91,7 @@ def _run(ref: weakref.ref[Owner], mailbox: queue.SimpleQueue[object]) -> None:
             return
         try:
             delay = owner.poll()
-        except Exception:
+        except BaseException:  # also a SystemExit of the listener's: the nodes are polled on
             log.exception("polling the nodes failed; it goes on in 10 seconds")
             delay = 10.0
         del owner

@@ -6,10 +6,10 @@ import itertools
 import os
 import random
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from .connection import NodeConnection
+from .connection import NodeConnection, OpenOnes
 from .membership import Node
 from .nodes import AlternatorNodes
 
@@ -29,14 +29,14 @@ class Rotation:
     def __init__(self, nodes: AlternatorNodes, open_pool: Callable[[Node], Any]) -> None:
         self.nodes = nodes
         self.pools: tuple[Any, ...] = ()  # of node_pool_class()
-        # Many processes that start together must not march in step.
-        self.turn = itertools.count(random.randrange(1 << 20)).__next__
+        self.turn = _first_turn()
         self.wake: Callable[[], None] | None = None
         self.generation = 0  # one more in a child process: what is older is its parent's
         self._open_pool = open_pool
         self._by_node: dict[Node, Any] = {}
-        # Every open connection, also those of nodes that left and have calls in flight.
-        self._open_ones: set[NodeConnection] = set()
+        # Every open connection, also those of nodes that left and have calls in flight. Weakly, so
+        # that one which nobody gave back, as when a signal handler raised, is closed all the same.
+        self._open_ones: OpenOnes = set()
         nodes.subscribe(self)
         _all.add(self)
 
@@ -66,7 +66,7 @@ class Rotation:
         """
         in_flight = False
         late = set()
-        for conn in list(self._open_ones):
+        for conn in self._open():
             since, pool = conn.busy_since, conn.node_pool
             if since and pool is not None:
                 in_flight = True
@@ -76,7 +76,7 @@ class Rotation:
 
     def cut(self, node: Node) -> None:
         """Have the calls that wait on a node fail as if it had closed their connections."""
-        for conn in list(self._open_ones):
+        for conn in self._open():
             pool = conn.node_pool
             if conn.busy_since and pool is not None and pool.node is node:
                 conn.cut()
@@ -85,6 +85,12 @@ class Rotation:
         """Close the idle connections of every node; calls in flight finish."""
         for pool in self.pools:
             pool.drop_idle()
+
+    def _open(self) -> Iterator[NodeConnection]:
+        for ref in list(self._open_ones):
+            conn = ref()
+            if conn is not None:
+                yield conn
 
     def _opened(self, node: Node) -> Any:
         pool = self._open_pool(node)
@@ -95,10 +101,16 @@ class Rotation:
     def forget_inherited(self) -> None:
         """In a child process: drop the connections that the parent goes on using."""
         self.generation += 1
+        self.turn = _first_turn()
         self._open_ones = set()  # those in use are never closed here: the parent has them
         for pool in self.pools:
             pool.open_ones = self._open_ones
             pool.forget_inherited()
+
+
+def _first_turn() -> Callable[[], int]:
+    """Many processes that start together, or forks of one, must not march in step."""
+    return itertools.count(random.randrange(1 << 20)).__next__
 
 
 _all: weakref.WeakSet[Rotation] = weakref.WeakSet()

@@ -18,7 +18,7 @@ from botocore.exceptions import NoCredentialsError
 
 from .addresses import host_header
 
-__all__ = ["SIGNATURE_VERSION", "LeanSigV4Auth"]
+__all__ = ["SIGNATURE_VERSION", "LeanSigV4Auth", "is_plain"]
 
 #: The name under which botocore finds the signer; a ``choose-signer`` handler returns it.
 SIGNATURE_VERSION = "v4-alternator-lb"
@@ -118,6 +118,15 @@ class LeanSigV4Auth(SigV4Auth):  # type: ignore[misc]
                 _macs.clear()
             _macs[parts] = mac = hmac.new(key, digestmod=sha256)
         return mac
+
+
+_v4 = auth.AUTH_TYPE_MAPS.get("v4")
+_add_auth = SigV4Auth.add_auth
+
+
+def is_plain() -> bool:
+    """Whether botocore's own signer is what it was: who has replaced it wants it to be used."""
+    return auth.AUTH_TYPE_MAPS.get("v4") is _v4 and SigV4Auth.add_auth is _add_auth
 
 
 def _learn_host(url: str) -> str:

@@ -62,7 +62,7 @@ class Call:
         self.pool_timeout = pool_timeout
         # With what urllib3's own code goes on where the lean path has begun:
         self.conn: Any = None
-        self.error: HTTPError | None = None
+        self.error: Exception | None = None
 
 
 class VirtualPool(HTTPConnectionPool):
@@ -157,23 +157,24 @@ class VirtualPool(HTTPConnectionPool):
         request = request_bytes(method, url, self._host_bytes, headers, body)
         if request is None:
             return Call(connect_timeout)
+        conn = None
         try:
             pool, conn = self._pick()
             if conn is None:
                 conn = self._open(Call(connect_timeout), pool)
-        except HTTPError as error:
-            call = Call(connect_timeout)
-            call.error = error
-            return call
-        pool = conn.node_pool
-        if pool.scheme == "https" and not conn.is_verified:
-            self._validate_conn(conn)  # it warns, as it does before each request
-        try:
+            pool = conn.node_pool
+            if pool.scheme == "https" and not conn.is_verified:
+                self._validate_conn(conn)  # it warns, as it does before each request
             answer = conn.exchange(request, self._timeouts)
-        except BaseException:
-            conn.close()
-            self._put_conn(None)
-            raise
+        except BaseException as error:
+            if conn is not None:
+                conn.close()
+                self._put_conn(None)
+            if not isinstance(error, Exception):
+                raise
+            call = Call(connect_timeout)
+            call.error = error  # urllib3's own code is to raise it, and botocore's to name it
+            return call
         if answer is None:
             call = Call(connect_timeout)
             call.conn = conn
@@ -255,6 +256,7 @@ class VirtualPool(HTTPConnectionPool):
     def _open(self, call: Call, pool: Any) -> Any:
         """Connect to a node, or else to the next one, until the call's time for that is over."""
         rotation = self._rotation
+        self._blocked_on.__dict__.clear()
         failures: dict[Node, str] = {}
         errors: list[BaseException] = []
         now = time.monotonic()
@@ -374,6 +376,7 @@ class LeanResponse(HTTPResponse):
             request_method=method,
             request_url=url,
         )
+        self.version_string = "HTTP/1.1"
         self.alternator_node = node
 
 
