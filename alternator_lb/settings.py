@@ -54,7 +54,7 @@ class Settings:
         late_after: seconds after which a call in flight is late, and its node is probed. A node
             that answers the probe stays, however late its calls are.
         lean: whether plain requests and answers take the short way past urllib3's and http.client's
-            machinery. The result is the same, for about half the CPU.
+            machinery. The result is the same, for less than half the CPU.
         short_user_agent: whether a patched client sends a short User-Agent in place of botocore's
             long one, which Alternator does not read.
         listener: is called with each `NodeEvent` (joined, left, down, up), from whatever thread
