@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import queue
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -10,15 +12,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from urllib3 import HTTPConnectionPool
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 
+from alternator_lb import connection as connection_module
 from alternator_lb.connection import IdleConnections, Replay, node_pool_class, reason_of
+from alternator_lb.testing import LocalCluster
 
 from .servers import ScriptedServer, answer
 
 
 class Conn:
     closed = False
+
+    def dropped(self) -> bool:
+        return self.closed
 
     def close(self) -> None:
         self.closed = True
@@ -49,6 +56,70 @@ def test_a_pool_keeps_what_it_may_and_closes_the_rest() -> None:
     assert third.closed
 
 
+def test_the_connection_that_was_used_last_is_used_next() -> None:
+    pool = node_pool_class(HTTPConnectionPool)("127.0.0.1", 1, maxsize=2)
+    first, second = Conn(), Conn()
+    pool.keep(first)
+    pool.keep(second)
+    assert [pool.idle_connection(), pool.idle_connection()] == [second, first]
+    pool.close()
+
+
+def test_what_is_kept_while_the_pool_closes_is_closed() -> None:
+    class Closing(list[Any]):
+        def append(self, conn: Any) -> None:
+            pool.close()
+            super().append(conn)
+
+    pool = node_pool_class(HTTPConnectionPool)("127.0.0.1", 1, maxsize=1)
+    pool.pool._idle = Closing()
+    conn = Conn()
+    pool.keep(conn)
+    assert conn.closed
+
+
+@pytest.mark.parametrize("block", [False, True])
+def test_a_child_process_has_every_place_and_no_connection_of_its_parent(block: bool) -> None:
+    """A queue that blocks is not touched: a thread may hold its lock that the child has not."""
+    pool = node_pool_class(HTTPConnectionPool)("127.0.0.1", 1, maxsize=2, block=block)
+    inherited, conn = pool.pool, Conn()
+    if block:
+        inherited.get()
+    inherited.put(conn)
+    pool.forget_inherited()
+    assert pool.pool is not inherited
+    assert pool.pool.qsize() == (2 if block else 0)
+    assert conn.closed is not block
+    pool.close()
+
+
+def test_a_pool_that_was_closed_has_nothing_to_forget() -> None:
+    pool = node_pool_class(HTTPConnectionPool)("127.0.0.1", 1)
+    pool.close()
+    pool.forget_inherited()
+    assert pool.pool is None
+
+
+@pytest.mark.parametrize("ends", ["close", "del"])
+def test_open_connections_can_be_found_until_they_are_closed_or_forgotten(ends: str) -> None:
+    """One that nobody gave back, as when a signal handler raised, is not kept alive."""
+    with ScriptedServer(lambda conn, request: None) as server:
+        pool = node_pool_class(HTTPConnectionPool)(server.address, server.port)
+        pool.open_ones = found = set()
+        conn = pool._new_conn()
+        conn.close()  # it never connected
+        conn.connect()
+        assert [ref() for ref in found] == [conn]
+        if ends == "close":
+            conn.close()
+        else:
+            conn.sock.close()  # the warning of what is left to the garbage collector
+            del conn
+            gc.collect()
+        assert found == set()
+        pool.close()
+
+
 def test_the_pool_classes_are_made_once() -> None:
     assert node_pool_class(HTTPConnectionPool) is node_pool_class(HTTPConnectionPool)
 
@@ -72,6 +143,19 @@ def test_a_call_that_waits_can_be_cut(replayed: bool) -> None:
         assert ended == [b""]
         conn.close()
         conn.cut()  # a connection that is closed has nothing to cut
+        pool.close()
+
+
+def test_cutting_leaves_the_tls_to_who_reads() -> None:
+    with LocalCluster(nodes=1, tls=True) as cluster:
+        pool = node_pool_class(HTTPSConnectionPool)(
+            cluster.addresses[0], cluster.port, cert_reqs="CERT_NONE"
+        )
+        conn = pool._new_conn()
+        conn.connect()
+        conn.cut()
+        assert conn.sock.version() is not None  # SSLSocket's own shutdown() ends the TLS as well
+        conn.close()
         pool.close()
 
 
@@ -163,6 +247,63 @@ def test_a_connection_is_closed_where_the_answer_says_so() -> None:
         assert (head.status, head.keep_alive, body) == (200, False, b"{}")
         assert conn.sock is None
         assert conn.dropped()
+
+
+def test_a_connection_that_said_too_much_is_closed() -> None:
+    with connected(lambda sock, _: sock.sendall(answer(b"{}") + b"more")) as conn:
+        assert conn.exchange(REQUEST, (5.0, 5.0))[1] == b"{}"
+        assert conn.sock is None
+
+
+def test_a_body_that_is_too_large_is_left_to_urllib3(monkeypatch: Any) -> None:
+    monkeypatch.setattr(connection_module, "MAX_BODY", 1)
+    with connected(lambda sock, _: sock.sendall(answer(b"{}"))) as conn:
+        assert conn.exchange(REQUEST, (5.0, 5.0)) is None
+        with conn.sock.makefile("rb") as reader:
+            assert reader.read(len(answer(b"{}"))) == answer(b"{}")
+
+
+def test_a_connection_that_connects_again_waits_on_its_new_socket() -> None:
+    closing = answer(b"{}", "200 OK", "Connection: close")
+    answers = iter([closing, b""])
+
+    with connected(lambda sock, _: sock.sendall(next(answers))) as conn:
+        assert conn.exchange(REQUEST, (None, 5.0)) is not None
+        conn.connect()
+        assert conn.exchange(REQUEST, (None, 0.05)) is None
+        with conn.sock.makefile("rb") as reader, pytest.raises(TimeoutError, match="timed out"):
+            reader.read(1)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="there are no such signals here")
+@pytest.mark.parametrize("waits_by", ["poll", "socket"])
+def test_the_read_timeout_comes_although_signals_keep_arriving(waits_by: str) -> None:
+    """Each interrupts the wait; what has passed of it must not be forgotten."""
+    over, main = threading.Event(), threading.get_ident()
+
+    def signals() -> None:
+        for _ in range(1000):
+            if over.wait(0.01):
+                break
+            signal.pthread_kill(main, signal.SIGUSR1)
+        over.set()
+
+    def script(sock: socket.socket, _: bytes) -> None:
+        over.wait(30)
+        sock.sendall(answer(b"{}"))
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    thread = threading.Thread(target=signals)
+    thread.start()
+    try:
+        with connected(script) as conn:
+            conn._polls &= waits_by == "poll"
+            assert conn.exchange(REQUEST, (5.0, 0.2)) is None
+            over.set()
+    finally:
+        over.set()
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_replay_gives_what_was_received_and_then_the_rest() -> None:

@@ -240,17 +240,6 @@ def test_urllib3s_own_code_gets_a_socket_with_a_timeout(
     nodes.stop()
 
 
-def test_processes_start_at_different_nodes() -> None:
-    nodes = AlternatorNodes("http", 8000, *[f"127.0.0.{n}" for n in range(1, 11)])
-    from alternator_lb.rotation import Rotation
-
-    starts = {
-        rotation.turn() % 10
-        for rotation in [Rotation(nodes, lambda node: type("Pool", (), {})()) for _ in range(60)]
-    }
-    assert len(starts) > 3
-
-
 def test_blocking_pools_keep_their_places_when_calls_fail(cluster: LocalCluster) -> None:
     """With block=True a place that a failed call took would be missing for ever."""
     nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)

@@ -90,18 +90,15 @@ class _Raw(io.RawIOBase):
 
 def urlopen(pool: Any, headers: Any = None, body: Any = b"{}", **given: Any) -> Any:
     """Ask as botocore does."""
-    return pool.urlopen(
-        method="POST",
-        url="/",
-        body=body,
-        headers=HeadersDict(HEADERS if headers is None else headers),
-        retries=Retry(False),
-        assert_same_host=False,
-        preload_content=False,
-        decode_content=False,
-        chunked=False,
-        **given,
-    )
+    as_botocore = {
+        "retries": Retry(False),
+        "assert_same_host": False,
+        "preload_content": False,
+        "decode_content": False,
+        "chunked": False,
+    }
+    headers = HeadersDict(HEADERS if headers is None else headers)
+    return pool.urlopen("POST", "/", body, headers, **{**as_botocore, **given})
 
 
 Open = Callable[[Wire], Any]
@@ -115,11 +112,11 @@ def stock(wire: Wire) -> Any:
     return pool
 
 
-def ours(wire: Wire, lean: bool = True) -> Any:
+def ours(wire: Wire, lean: bool = True, **given: Any) -> Any:
     """A virtual pool, on the wire."""
     nodes = AlternatorNodes("http", 8000, "127.0.0.1", lean=lean)
     nodes.stop()
-    manager = AlternatorPoolManager(nodes, timeout=5)
+    manager = AlternatorPoolManager(nodes, timeout=5, **given)
     manager.pool_classes_by_scheme = {"http": AWSHTTPConnectionPool}
     pool = manager.connection_from_url("http://dog.scylladb.com:8000/")
     node_pool = pool._rotation.pools[0]
@@ -284,9 +281,32 @@ def test_it_is_the_lean_path_that_is_tested() -> None:
     assert not isinstance(urlopen(ours(Wire([chunked], "silence"))), LeanResponse)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"retries": Retry(1)},
+        {"retries": None},
+        {"preload_content": True},
+        {"decode_content": True},
+        {"chunked": True},
+        {"timeout": 1.0},
+        {"pool_timeout": 1.0},
+        {"body": "{}"},
+    ],
+    ids=str,
+)
+def test_what_only_urllib3_can_do_is_left_to_it(given: dict[str, Any]) -> None:
+    """None of it is anything that botocore asks for."""
+    response = urlopen(ours(Wire([GOOD], "silence")), **given)
+    assert not isinstance(response, LeanResponse)
+    response.drain_conn()
+
+
 def test_the_response_is_urllib3s_to_its_users() -> None:
     first = urlopen(ours(Wire([GOOD], "silence")))
     second = urlopen(stock(Wire([GOOD], "silence")))
+    if hasattr(second, "version_string"):  # from urllib3 2.2 on
+        assert first.version_string == second.version_string
     for name in ("status", "reason", "version", "closed", "data", "headers"):
         assert getattr(first, name) == getattr(second, name), name
     assert urlopen(ours(Wire([GOOD], "silence"))).read(1) == b"{"
@@ -364,6 +384,28 @@ def test_timeouts_are_the_pools() -> None:
     assert wire.timeout == 5
 
 
+@pytest.mark.parametrize("lean", [True, False])
+def test_after_a_call_its_connection_waits_for_nobody(lean: bool) -> None:
+    pool = ours(Wire([GOOD], "silence"), lean)
+    response = urlopen(pool)
+    response.drain_conn()
+    response.release_conn()
+    (conn,) = pool._rotation.pools[0].pool._idle
+    assert (conn.busy_since, conn.node_pool) == (0.0, None)
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_whatever_interrupts_gives_the_place_in_a_blocking_pool_back(lean: bool) -> None:
+    class Interrupted(Wire):
+        def recv(self, size: int, *_: Any) -> bytes:
+            raise KeyboardInterrupt
+
+    pool = ours(Interrupted([], "silence"), lean, maxsize=1, block=True)
+    with pytest.raises(KeyboardInterrupt):
+        urlopen(pool)
+    assert pool._rotation.pools[0].pool.qsize() == 1
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_whatever_interrupts_closes_the_connection(error: type[BaseException]) -> None:
     class Interrupted(Wire):
@@ -430,8 +472,44 @@ def test_what_is_not_plain_is_left_to_urllib3() -> None:
         ("POST", "/", {**plain, "X": 5}, b"{}"),
         ("POST", "/", {**plain, "X": "€"}, b"{}"),
         ("POST", "/", {"Content-Length": "2"}, b"{}"),
+        ("POST", "/", {**plain, "User-Agent": b"@@@SKIP_HEADER@@@"}, b"{}"),
     ]:
         assert request_bytes(method, target, b"h", headers, body) is None
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["Transfer-Encoding: chunked"],
+        ["Connection: upgrade"],
+        ["content-length: 2"],
+        ["X: y", "x: z"],
+        [f"X-{n}: y" for n in range(100)],
+    ],
+    ids=lambda more: more[0],
+)
+def test_an_answer_that_is_not_plain_is_left_to_urllib3(more: list[str]) -> None:
+    def head(lines: list[str]) -> Any:
+        data = ("\r\n".join(lines) + "\r\n\r\n").encode()
+        return response_head(data, len(data))
+
+    plain = ["HTTP/1.1 200 OK", "Content-Length: 2"]
+    assert head(plain) is not None
+    assert head([*plain, *more]) is None
+
+
+@pytest.mark.parametrize("status", [200, 299, 400, 500, 599])
+def test_any_final_status_is_plain(status: int) -> None:
+    data = b"HTTP/1.1 %d x\r\nContent-Length: 2\r\n\r\n" % status
+    head = response_head(data, len(data))
+    assert head is not None
+    assert head.status == status
+
+
+def test_a_hundred_headers_are_plain() -> None:
+    lines = b"".join(b"X-%d: y\r\n" % n for n in range(99))
+    data = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n%b\r\n" % lines
+    assert response_head(data, len(data)) is not None
 
 
 @pytest.fixture(autouse=True, scope="module")
