@@ -59,6 +59,16 @@ def test_it_can_be_pickled(cluster: LocalCluster, nodes: AlternatorNodes) -> Non
     adapter.close()
 
 
+@pytest.mark.parametrize("block", [False, True])
+def test_its_limits_count_for_each_node(nodes: AlternatorNodes, block: bool) -> None:
+    adapter = AlternatorAdapter(nodes, pool_maxsize=3, pool_block=block)
+    pools = adapter.get_connection_with_tls_context(
+        requests.Request("GET", f"http://{FAKE_DOMAIN}/").prepare(), verify=True
+    )._rotation.pools
+    assert [(pool.pool.maxsize, pool.block) for pool in pools] == [(3, block)] * 3
+    adapter.close()
+
+
 def test_close_closes_connections_and_leaves_the_nodes(nodes: AlternatorNodes) -> None:
     adapter = AlternatorAdapter(nodes)
     with requests.Session() as session:

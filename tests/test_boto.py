@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from typing import Any
 
@@ -21,7 +22,7 @@ from alternator_lb import (
 from alternator_lb.boto import BalancedSession
 from alternator_lb.testing import LocalCluster
 
-from .conftest import FAKE_DOMAIN, TABLE, get
+from .conftest import FAKE_DOMAIN, TABLE, get, new_client, until
 from .servers import ScriptedServer, answer
 
 
@@ -228,6 +229,74 @@ def test_a_wrong_secret_is_refused_by_the_nodes(cluster: LocalCluster, make_clie
         get(client)
 
 
+def with_read_timeout(request: Any, **_: Any) -> None:
+    request.context["read_timeout"] = 5
+
+
+def with_stream(request: Any, **_: Any) -> None:
+    request.stream_output = True
+
+
+@pytest.mark.parametrize(
+    ("lean", "change", "kind"),
+    [
+        (True, None, "LeanAWSResponse"),
+        (False, None, "AWSResponse"),
+        pytest.param(
+            *(True, with_read_timeout, "AWSResponse"),
+            marks=pytest.mark.skipif(
+                "read_timeout" not in inspect.getsource(botocore.httpsession),
+                reason="this botocore knows no read timeout of a call's own",
+            ),
+        ),
+        (True, with_stream, "AWSResponse"),
+    ],
+)
+def test_what_is_not_plain_goes_botocores_own_way(
+    cluster: LocalCluster, make_client: Any, monkeypatch: Any, lean: bool, change: Any, kind: str
+) -> None:
+    client = make_client(cluster)
+    install_alternator_transport(client, cluster.seeds, lean=lean).refresh()
+    real, kinds = BalancedSession.send, []
+
+    def send(self: BalancedSession, request: Any) -> Any:
+        response = real(self, request)
+        kinds.append(type(response).__name__)
+        return response
+
+    monkeypatch.setattr(BalancedSession, "send", send)
+    if change is with_read_timeout:
+        client.meta.events.register("request-created.dynamodb", change)
+    elif change is with_stream:
+        client.meta.events.register("before-send.dynamodb", change)
+    assert get(client) == "rex"
+    assert kinds == [kind]
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_only_requestlimitexceeded_is_an_overload(lean: bool) -> None:
+    bad = "400 Bad Request"
+    given = [
+        (b'{"__type": "x#RequestLimitExceeded"}', bad),
+        (b'{"__type": "x#ValidationException"}', bad),
+        (b'{"__type": "x#RequestLimitExceeded"}', "500 Internal Server Error"),
+        (b'{"__type": "x#InternalServerError"}', "503 Service Unavailable"),
+        (b'{"__type": "x#RequestLimitExceeded"}', bad),
+    ]
+    answers = iter(given)
+    with ScriptedServer(lambda conn, _: conn.sendall(answer(*next(answers)))) as server:
+        nodes = AlternatorNodes("http", server.port, server.address, lean=lean)
+        nodes.stop()
+        config = Config(retries={"max_attempts": 0})
+        client = nodes.client(FAKE_DOMAIN, "alternator", "secret_pass", config=config)
+        for _ in given:
+            with pytest.raises(ClientError):
+                get(client)
+        client.close()
+    (stats,) = nodes.stats().values()
+    assert (stats.state, stats.overloads, stats.server_errors) == ("up", 2, 2)
+
+
 # -- installing, replacing, putting back -----------------------------------------------------------
 
 
@@ -304,6 +373,43 @@ def test_close_stops_the_nodes_that_the_installation_made(
     assert not any(thread.name.startswith("alternator-lb") for thread in threading.enumerate())
     assert get(client) == "rex"  # as with any botocore client, calls go on after close()
     client.close()
+
+
+def test_close_closes_every_connection_also_those_from_before_install(
+    cluster: LocalCluster,
+) -> None:
+    client = new_client(cluster, endpoint_url=cluster.url)
+    get(client)
+    assert sum(node.report.open_connections for node in cluster.nodes) == 1
+    install_alternator_transport(client, cluster.seeds).refresh()
+    for _ in range(3):
+        get(client)
+    client.close()
+    until(lambda: sum(node.report.open_connections for node in cluster.nodes) == 0)
+
+
+def test_close_leaves_shared_nodes_and_closes_the_clients_connections_to_them(
+    cluster: LocalCluster,
+) -> None:
+    client = new_client(cluster)
+    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
+    nodes.stop()
+    install_alternator_transport(client, nodes)
+    for _ in range(3):
+        get(client)
+    client.close()
+    until(lambda: sum(node.report.open_connections for node in cluster.nodes) == 0)
+
+
+def test_the_clients_certificate_is_shown_to_shared_nodes(make_client: Any) -> None:
+    with LocalCluster(nodes=2, tls=True, client_ca=True) as cluster:
+        config = Config(client_cert=cluster.client_cert, retries={"max_attempts": 0})
+        client = make_client(cluster, verify=cluster.ca_path, config=config)
+        nodes = AlternatorNodes("https", cluster.port, *cluster.addresses)
+        nodes.stop()
+        install_alternator_transport(client, nodes)
+        for _ in range(2):
+            assert client.list_tables()["TableNames"] == []
 
 
 # -- nothing leaves the cluster -------------------------------------------------------------------

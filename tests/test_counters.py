@@ -7,6 +7,13 @@ import threading
 from alternator_lb.counters import Tally
 
 
+def test_each_tick_counts_one_and_reading_none() -> None:
+    tally = Tally()
+    for expected in range(1000):
+        assert tally.value == tally.value == expected
+        tally.tick()
+
+
 def test_threads_and_readers_together_lose_nothing() -> None:
     tally = Tally()
     seen = []

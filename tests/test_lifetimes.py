@@ -212,6 +212,22 @@ def test_a_fork_before_the_first_call_is_clean(cluster: LocalCluster) -> None:
 
 @forks
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_children_that_call_once_do_not_all_call_the_same_node(cluster: LocalCluster) -> None:
+    """That 16 of 16 begin at one of three nodes by chance happens once in ten million times."""
+    client = new_client(cluster)
+    nodes = install_alternator_transport(client, cluster.seeds)
+    nodes.refresh()
+    nodes.stop()
+    cluster.reset_counts()
+    wait_for([in_child(lambda: client.list_tables()) for _ in range(16)])
+    served = [node.report.calls for node in cluster.nodes]
+    assert sum(served) == 16
+    assert max(served) < 16
+    client.close()
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_stopped_one_stays_stopped_in_the_child(cluster: LocalCluster) -> None:
     nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
     client = nodes.client(FAKE_DOMAIN, cluster.access_key, cluster.secret_key)

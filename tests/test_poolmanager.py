@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import urllib3
+from urllib3.poolmanager import PoolKey
 from urllib3.util import Retry
 
 from alternator_lb import AlternatorNodes, AlternatorPoolManager, InvalidSettingError
+from alternator_lb.addresses import NodeAddress
 from alternator_lb.testing import LocalCluster
+from alternator_lb.tls import _OPENSSL_CHECKS_NAMES, build_context
 
 from .conftest import FAKE_DOMAIN
 from .servers import ScriptedServer, answer
@@ -191,6 +197,83 @@ def test_threads_make_one_rotation(nodes: AlternatorNodes) -> None:
     for thread in threads:
         thread.join()
     assert len(set(map(id, pools))) == 1
+
+
+def tls_pool(**given: Any) -> Any:
+    """The pool of a node that speaks TLS."""
+    nodes = AlternatorNodes("https", 8043, "127.0.0.1", verify=False)
+    http = AlternatorPoolManager(nodes, **given)
+    (pool,) = http.connection_from_url(f"https://{FAKE_DOMAIN}/")._rotation.pools
+    return pool
+
+
+@pytest.mark.skipif(
+    "key_ca_cert_data" not in PoolKey._fields, reason="this urllib3 has no such keywords"
+)
+def test_what_is_told_of_tls_is_in_the_context() -> None:
+    pem = trustme.CA().cert_pem.bytes().decode()
+    pool = tls_pool(
+        cert_reqs="CERT_REQUIRED",
+        ca_cert_data=pem,
+        ssl_minimum_version=ssl.TLSVersion.TLSv1_3,
+        ssl_maximum_version=ssl.TLSVersion.TLSv1_3,
+    )
+    context = pool.conn_kw["ssl_context"]
+    loaded = context.get_ca_certs(binary_form=True)
+    assert ssl.PEM_cert_to_DER_cert(pem) in loaded
+    assert context.minimum_version == context.maximum_version == ssl.TLSVersion.TLSv1_3
+    assert context.verify_mode == pool.cert_reqs == ssl.CERT_REQUIRED
+
+
+def test_a_given_context_gets_the_bundle_and_the_requirement(tmp_path: Path) -> None:
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    own = build_context(False)
+    pool = tls_pool(ssl_context=own, ca_certs=str(tmp_path / "ca.pem"), cert_reqs="CERT_REQUIRED")
+    assert pool.conn_kw["ssl_context"] is own
+    assert len(own.get_ca_certs()) == 1
+    assert pool.cert_reqs == "CERT_REQUIRED"
+    assert tls_pool(ssl_context=own).cert_reqs == own.verify_mode == ssl.CERT_NONE
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"assert_fingerprint": "00" * 20}, {"assert_hostname": "x"}, {"assert_hostname": False}],
+    ids=str,
+)
+def test_what_urllib3_checks_instead_the_context_does_not(given: dict[str, Any]) -> None:
+    context = tls_pool(cert_reqs="CERT_REQUIRED").conn_kw["ssl_context"]
+    assert context.check_hostname is _OPENSSL_CHECKS_NAMES
+    pool = tls_pool(cert_reqs="CERT_REQUIRED", **given)
+    assert not pool.conn_kw["ssl_context"].check_hostname
+
+
+def test_a_client_certificate_and_a_bundle_by_urllib3s_keywords() -> None:
+    with LocalCluster(nodes=2, tls=True, client_ca=True) as cluster:
+        assert cluster.client_cert is not None
+        certificate, key = cluster.client_cert
+        nodes = AlternatorNodes("https", cluster.port, *cluster.addresses)
+        nodes.stop()
+        url = f"https://{FAKE_DOMAIN}/"
+        tls = {"cert_file": certificate, "key_file": key, "ca_certs": cluster.ca_path}
+        with AlternatorPoolManager(nodes, retries=False, **tls) as http:
+            for _ in range(2):
+                assert http.request("GET", url).status == 200
+        del tls["cert_file"]
+        with (
+            AlternatorPoolManager(nodes, retries=False, **tls) as http,
+            pytest.raises((urllib3.exceptions.HTTPError, OSError)),
+        ):
+            http.request("GET", url)
+
+
+def test_a_node_that_was_resolved_from_a_name_has_to_show_that_name() -> None:
+    with LocalCluster(nodes=1, tls="name-only") as cluster:
+        nodes = AlternatorNodes("https", cluster.port, cluster.server_name, verify=cluster.ca_path)
+        address = NodeAddress("https", cluster.addresses[0], cluster.port, name=cluster.server_name)
+        nodes._members.replace([address], [])
+        nodes.stop()
+        with AlternatorPoolManager(nodes, retries=False) as http:
+            assert http.request("GET", f"https://{FAKE_DOMAIN}/").status == 200
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
@@ -107,6 +108,21 @@ def test_without_a_key_requests_are_not_signed() -> None:
             assert get(nodes.session(FAKE_DOMAIN).client("dynamodb", config=config)) == "rex"
             assert nodes.resource(FAKE_DOMAIN).Table(TABLE).item_count == 1
     assert signed == [None]
+
+
+def test_a_config_beside_unsigned_requests_counts(nodes: AlternatorNodes) -> None:
+    client = nodes.session(FAKE_DOMAIN).client("dynamodb", config=Config(read_timeout=5))
+    assert client.meta.config.read_timeout == 5
+    assert client.meta.config.signature_version is UNSIGNED
+
+
+def test_a_key_of_the_clients_own_signs(cluster: LocalCluster, nodes: AlternatorNodes) -> None:
+    client = nodes.session(FAKE_DOMAIN).client(
+        "dynamodb",
+        aws_access_key_id=cluster.access_key,
+        aws_secret_access_key=cluster.secret_key,
+    )
+    assert get(client) == "rex"
 
 
 def test_unsigned_is_refused_where_authorization_is_on(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from typing import Any
 
 import botocore.auth
@@ -42,6 +43,7 @@ def sign(
     body: Any,
     credentials: Any,
     method: str,
+    place: tuple[str, str] = ("dynamodb", "us-east-1"),
     **context: Any,
 ) -> Any:
     request = AWSRequest(method=method, url=url, headers=dict(headers), data=body)
@@ -57,7 +59,7 @@ def sign(
                     return when
 
             patch.setattr(botocore.auth.datetime, "datetime", Clock)
-        auth = cls(credentials, "dynamodb", "us-east-1")
+        auth = cls(credentials, *place)
         try:
             auth.add_auth(request)
         except Exception as error:
@@ -84,6 +86,24 @@ def test_the_signature_is_botocores(
     assert sign(LeanSigV4Auth, when, url, headers, body, credentials, method, **context) == expected
 
 
+def test_the_key_is_of_its_day_region_service_and_secret() -> None:
+    """What is kept of one must not serve for the other; a second round finds it kept."""
+    today = datetime.datetime(2026, 12, 31, 23, 59, 59)
+    several = itertools.product(
+        (today, today + datetime.timedelta(seconds=1)),
+        (("dynamodb", "us-east-1"), ("dynamodb", "eu-west-1"), ("streams", "us-east-1")),
+        ("secret", "other"),
+    )
+    signatures = set()
+    for when, place, secret in [*several] * 2:
+        credentials = Credentials("alternator", secret).get_frozen_credentials()
+        given_ = (when, "http://dog:8000/", {"X-Amz-Target": "x"}, b"{}", credentials, "POST")
+        signed = sign(LeanSigV4Auth, *given_, place=place)
+        assert signed == sign(SigV4Auth, *given_, place=place)
+        signatures.add(str(signed))
+    assert len(signatures) == 12
+
+
 def test_signing_again_for_a_retry_and_the_next_day() -> None:
     credentials = Credentials("alternator", "secret").get_frozen_credentials()
     for cls in (SigV4Auth, LeanSigV4Auth):
@@ -98,8 +118,36 @@ def test_signing_again_for_a_retry_and_the_next_day() -> None:
 def test_no_credentials_is_botocores_error() -> None:
     from botocore.exceptions import NoCredentialsError
 
-    with pytest.raises(NoCredentialsError):
-        LeanSigV4Auth(None, "dynamodb", "us-east-1").add_auth(AWSRequest("POST", "http://d/"))
+    for data in (b"", b"{}"):
+        request = AWSRequest("POST", "http://d/", {}, data)
+        with pytest.raises(NoCredentialsError):
+            LeanSigV4Auth(None, "dynamodb", "us-east-1").add_auth(request)
+
+
+@pytest.mark.parametrize("what", ["the map", "the class"])
+def test_a_signer_that_was_replaced_is_used(what: str, monkeypatch: Any) -> None:
+    """As tests of applications do, and tools that trace."""
+    signed = []
+
+    def script(conn: Any, request: bytes) -> None:
+        conn.sendall(answer(b'["127.0.2.71"]' if request.startswith(b"GET") else b"{}"))
+
+    def add_auth(self: Any, request: Any) -> None:
+        signed.append(request.url)
+
+    with ScriptedServer(script, "127.0.2.71") as server:
+        client = client_of(server)
+        install_alternator_transport(client, "127.0.2.71", lean=True)
+        client.list_tables()
+        assert signed == []
+        if what == "the map":
+            own = type("Own", (SigV4Auth,), {"add_auth": add_auth})
+            monkeypatch.setitem(botocore.auth.AUTH_TYPE_MAPS, "v4", own)
+        else:
+            monkeypatch.setattr(SigV4Auth, "add_auth", add_auth)
+        client.list_tables()
+        client.close()
+    assert signed == [f"{server.url}/"]
 
 
 OPERATIONS: list[tuple[str, dict[str, Any]]] = [
@@ -118,19 +166,24 @@ OPERATIONS: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-def requests_of(patched: bool, port: int, when: Any, config: Any, **settings_: Any) -> Any:
-    """What goes over the wire for many operations: one request each, as bytes."""
-    session = botocore.session.Session()
-    client = session.create_client(
+def client_of(server: ScriptedServer, config: Any = None) -> Any:
+    return botocore.session.Session().create_client(
         "dynamodb",
-        endpoint_url=f"http://127.0.0.71:{port}",
+        endpoint_url=server.url,
         region_name="us-east-1",
         aws_access_key_id="alternator",
         aws_secret_access_key="secret_pass",
         config=config,
     )
-    if patched:
-        install_alternator_transport(client, "127.0.0.71", lean=True, **settings_)
+
+
+def requests_of(how: str, server: ScriptedServer, config: Any, **settings_: Any) -> None:
+    """Send one request for each of many operations."""
+    client = client_of(server, config)
+    if how != "plain":
+        install_alternator_transport(client, server.address, lean=True, **settings_)
+    if how == "uninstalled":
+        uninstall_alternator_transport(client)
     for name, arguments in OPERATIONS:
         getattr(client, name)(**arguments)
     paginator = client.get_paginator("list_tables")
@@ -165,17 +218,18 @@ def test_whole_requests_are_those_of_plain_boto3(config: dict[str, Any], monkeyp
         conn.sendall(answer(body, "200 OK", "Content-Type: application/x-amz-json-1.0"))
 
     with ScriptedServer(script, "127.0.0.71") as server:
-        for patched in (False, True):
+        for how in ("plain", "installed", "uninstalled"):
             server.requests.clear()
-            requests_of(patched, server.port, when, given_config)
+            requests_of(how, server, given_config)
             sent.append([split(r) for r in server.requests if not r.startswith(b"GET /localnodes")])
     assert len(sent[0]) == len(OPERATIONS) + 1
-    for plain, ours in zip(*sent, strict=True):
+    for plain, installed, uninstalled in zip(*sent, strict=True):
         if not hasattr(botocore.auth, "get_current_datetime"):  # the clock is another one
-            for headers in (plain[0], ours[0]):
+            for headers, _ in (plain, installed, uninstalled):
                 headers.pop(b"Authorization", None)
                 headers.pop(b"X-Amz-Date", None)
-        assert ours == plain
+        assert installed == plain
+        assert uninstalled == plain
 
 
 def split(request: bytes) -> tuple[dict[bytes, Any], bytes]:
@@ -199,7 +253,7 @@ def test_a_short_user_agent_where_that_is_wanted() -> None:
         conn.sendall(answer(b'["127.0.0.71"]' if request.startswith(b"GET") else b"{}"))
 
     with ScriptedServer(script, "127.0.0.71") as server:
-        requests_of(True, server.port, None, Config(), short_user_agent=True)
+        requests_of("installed", server, Config(), short_user_agent=True)
         agents = {
             line
             for request in server.requests

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import concurrent.futures
+import errno
+import socket
 import threading
+import warnings
 from typing import Any
 
 import pytest
 import urllib3
-from urllib3.exceptions import ProtocolError
+from botocore.config import Config
+from botocore.exceptions import EndpointConnectionError, HTTPClientError, ReadTimeoutError
+from urllib3.exceptions import InsecureRequestWarning, ProtocolError
 
 from alternator_lb import (
     AlternatorNodes,
@@ -18,7 +23,7 @@ from alternator_lb import (
 )
 from alternator_lb.testing import LocalCluster
 
-from .conftest import FAKE_DOMAIN, get, make_table, until
+from .conftest import FAKE_DOMAIN, get, make_table, new_client, until
 from .servers import ScriptedServer, answer
 
 
@@ -185,7 +190,23 @@ def test_with_no_node_reachable_the_error_names_each(cluster: LocalCluster) -> N
             http.request("GET", f"http://{FAKE_DOMAIN}/")
         for address in cluster.addresses:
             assert f"{address}:{cluster.port}: Connection refused" in str(error.value)
+    assert [stats.failures for stats in nodes.stats().values()] == [1] * 3  # none is tried twice
+    assert "failover_timeout" not in str(error.value)
     nodes.stop()
+
+
+def test_one_node_that_is_not_trusted_is_not_the_reason_for_all() -> None:
+    """An SSLError says that the certificates are wrong: of each node, or it is not said."""
+    with LocalCluster(nodes=2, tls=True, certificates={0: "unknown-ca"}) as cluster:
+        nodes = AlternatorNodes("https", cluster.port, *cluster.addresses)
+        nodes.stop()
+        client = new_client(cluster, verify=cluster.ca_path)
+        install_alternator_transport(client, nodes)
+        cluster.nodes[1].stop()
+        with pytest.raises(EndpointConnectionError) as error:
+            client.list_tables()
+        assert "refused" in str(error.value)
+        client.close()
 
 
 def test_names_that_cannot_be_resolved_are_told_by_the_call() -> None:
@@ -200,8 +221,6 @@ def test_names_that_cannot_be_resolved_are_told_by_the_call() -> None:
 
 def test_a_connect_attempt_has_a_timeout_of_its_own() -> None:
     """A listener whose backlog is full drops what else arrives, as a lost route does."""
-    import socket
-
     with (
         socket.socket() as listener,
         ScriptedServer(lambda conn, _: conn.sendall(answer(b"ok")), "127.0.0.42") as alive,
@@ -222,6 +241,93 @@ def test_a_connect_attempt_has_a_timeout_of_its_own() -> None:
             filler.close()
     assert (stats["127.0.0.41"].failures, stats["127.0.0.42"].failures) == (1, 0)
     assert (stats["127.0.0.41"].state, stats["127.0.0.41"].reason) == ("down", "timed out")
+
+
+@pytest.mark.parametrize(
+    ("own", "settings", "limit"),
+    [
+        (0.3, {}, 0.3),
+        (7, {}, 1.5),
+        (None, {}, 1.5),
+        (7, {"connect_timeout": 0.4}, 0.4),
+        (7, {"failover_timeout": 0.2}, 0.2),
+    ],
+)
+def test_the_shortest_limit_counts_for_connecting(
+    cluster: LocalCluster, monkeypatch: Any, own: Any, settings: Any, limit: float
+) -> None:
+    """The call's own, the nodes', and what is left of the time for all attempts."""
+    real, given = urllib3.util.connection.create_connection, []
+
+    def connect(address: Any, timeout: Any = None, *args: Any, **kwargs: Any) -> Any:
+        given.append(timeout)
+        return real(address, timeout, *args, **kwargs)
+
+    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds, **settings)
+    nodes.stop()
+    monkeypatch.setattr("urllib3.util.connection.create_connection", connect)
+    with AlternatorPoolManager(nodes, timeout=urllib3.Timeout(connect=own, read=30)) as http:
+        assert http.request("GET", f"http://{FAKE_DOMAIN}/").status == 200
+        (conn,) = [c for pool in pools_of(http) for c in pool.pool._idle]
+        assert conn.sock.gettimeout() == 30
+    assert given == [pytest.approx(limit)]
+
+
+def pools_of(http: AlternatorPoolManager) -> Any:
+    """The pools of the nodes."""
+    return http.connection_from_url(f"http://{FAKE_DOMAIN}/")._rotation.pools
+
+
+def test_a_call_without_a_timeout_waits_after_one_with_a_timeout() -> None:
+    asked, may_answer = threading.Event(), threading.Event()
+
+    def script(conn: socket.socket, request: bytes) -> None:
+        if b"/slow" in request:
+            asked.set()
+            may_answer.wait(20)
+        conn.sendall(answer(b"{}"))
+
+    with ScriptedServer(script) as server:
+        nodes = AlternatorNodes("http", server.port, server.address)
+        nodes.stop()
+        with AlternatorPoolManager(nodes, timeout=urllib3.Timeout(connect=5, read=5)) as http:
+            pool = http.connection_from_url(f"http://{FAKE_DOMAIN}/")
+            assert pool.lean("POST", "/", b"{}", PLAIN)[0].status == 200
+            (conn,) = pools_of(http)[0].pool._idle
+            with concurrent.futures.ThreadPoolExecutor(1) as thread:
+                call = thread.submit(pool.urlopen, "POST", "/slow", b"{}", PLAIN, timeout=None)
+                assert asked.wait(20)
+                until(lambda: conn.sock.gettimeout() is None)
+                assert conn.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16) == bytes(16)
+                may_answer.set()
+                assert call.result(timeout=20).status == 200
+
+
+PLAIN = {"User-Agent": "x", "Content-Length": "2"}
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_the_read_timeout_counts_on_a_connection_object_that_connects_again(lean: bool) -> None:
+    """The node closes after each answer; with connect_timeout=None nothing else sets a limit."""
+    silent, over = threading.Event(), threading.Event()
+
+    def script(conn: socket.socket, request: bytes) -> None:
+        if silent.is_set():
+            over.wait(20)
+        conn.sendall(answer(b'{"TableNames": []}', "200 OK", "Connection: close"))
+        conn.close()
+
+    with ScriptedServer(script) as server:
+        nodes = AlternatorNodes("http", server.port, server.address, lean=lean)
+        nodes.stop()
+        config = Config(connect_timeout=None, read_timeout=0.5, retries={"max_attempts": 0})
+        client = nodes.client(FAKE_DOMAIN, "alternator", "secret_pass", config=config)
+        client.list_tables()
+        silent.set()
+        with pytest.raises(ReadTimeoutError):
+            client.list_tables()
+        over.set()
+        client.close()
 
 
 def test_urllib3s_own_code_gets_a_socket_with_a_timeout(
@@ -261,3 +367,126 @@ def test_blocking_pools_keep_their_places_when_calls_fail(cluster: LocalCluster)
         for _ in range(6):
             assert http.request("GET", url, pool_timeout=5).status == 200
     nodes.stop()
+
+
+@pytest.mark.parametrize(
+    ("raised", "comes_out"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), NoNodeReachableError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+    ids=["error", "interrupt"],
+)
+def test_in_a_blocking_pool_what_connecting_ends_with_comes_out(
+    monkeypatch: Any, raised: BaseException, comes_out: type[BaseException]
+) -> None:
+    """Not FullPoolError: the place of the thread's last call was given back by then."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise raised
+
+    with ScriptedServer(lambda conn, _: conn.sendall(answer(b"{}"))) as server:
+        nodes = AlternatorNodes("http", server.port, server.address)
+        nodes.stop()
+        with AlternatorPoolManager(nodes, maxsize=1, block=True, retries=False) as http:
+            url = f"http://{FAKE_DOMAIN}/"
+            assert http.request("GET", url).status == 200
+            http.clear()
+            with monkeypatch.context() as patch:
+                patch.setattr("urllib3.util.connection.create_connection", fail)
+                for _ in range(2):
+                    with pytest.raises(comes_out):
+                        http.request("GET", url, pool_timeout=5)
+            assert http.request("GET", url, pool_timeout=5).status == 200
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_a_read_timeout_is_no_broken_answer(lean: bool) -> None:
+    """It says nothing about the node: the watch finds out, where there is one."""
+    over = threading.Event()
+
+    def script(conn: socket.socket, request: bytes) -> None:
+        if conn.getsockname()[0] == "127.0.2.2":
+            over.wait(20)
+        conn.sendall(answer(b'{"TableNames": []}'))
+
+    first = ScriptedServer(script, "127.0.2.1")
+    with first, ScriptedServer(script, "127.0.2.2", first.port):
+        nodes = AlternatorNodes("http", first.port, "127.0.2.1", "127.0.2.2", lean=lean)
+        client = scripted_client(nodes, read_timeout=0.1)
+        for _ in range(8):
+            outcome(client)
+        over.set()
+        client.close()
+    stats = {address.host: each for address, each in nodes.stats().items()}
+    assert stats["127.0.2.2"].calls == 4
+    assert {each.state for each in stats.values()} == {"up"}
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_a_good_answer_ends_a_row_of_broken_ones(lean: bool) -> None:
+    turns = iter(range(100))
+
+    def script(conn: socket.socket, request: bytes) -> None:
+        if conn.getsockname()[0] == "127.0.2.4" and next(turns) % 3:
+            conn.close()
+        else:
+            conn.sendall(answer(b'{"TableNames": []}'))
+
+    first = ScriptedServer(script, "127.0.2.3")
+    with first, ScriptedServer(script, "127.0.2.4", first.port):
+        nodes = AlternatorNodes("http", first.port, "127.0.2.3", "127.0.2.4", lean=lean)
+        client = scripted_client(nodes)
+        outcomes = [outcome(client) for _ in range(24)]
+        client.close()
+    assert outcomes.count("answer") == 16
+    assert {each.state for each in nodes.stats().values()} == {"up"}
+
+
+def scripted_client(nodes: AlternatorNodes, **config: Any) -> Any:
+    """A client for nodes that nobody polls: what calls find out is all that counts."""
+    nodes.stop()
+    config_ = Config(retries={"max_attempts": 0}, **config)
+    return nodes.client(FAKE_DOMAIN, "alternator", "secret_pass", config=config_)
+
+
+def outcome(client: Any) -> str:
+    try:
+        client.list_tables()
+    except HTTPClientError as error:
+        return type(error).__name__
+    return "answer"
+
+
+def test_a_child_process_closes_what_its_parent_goes_on_using(cluster: LocalCluster) -> None:
+    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
+    nodes.stop()
+    with AlternatorPoolManager(nodes) as http:
+        pool = http.connection_from_url(f"http://{FAKE_DOMAIN}/")
+        conn = pool._get_conn()
+        pool._rotation.forget_inherited()  # as in a child that was forked in the midst of a call
+        pool._put_conn(conn)
+        assert conn.sock is None
+        assert [len(each.pool._idle) for each in pool._rotation.pools] == [0] * len(cluster.seeds)
+        pool._put_conn(pool._get_conn())  # one that the child has opened is kept
+        assert sum(len(each.pool._idle) for each in pool._rotation.pools) == 1
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_a_warning_that_is_an_error_leaks_no_connection(lean: bool) -> None:
+    """It is raised in the midst of a call; botocore names it as it does without this library."""
+    with LocalCluster(nodes=1, tls=True) as cluster:
+        nodes = AlternatorNodes("https", cluster.port, *cluster.addresses, verify=False, lean=lean)
+        nodes.stop()
+        client = new_client(cluster, verify=False)
+        install_alternator_transport(client, nodes)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", InsecureRequestWarning)
+            manager = client._endpoint.http_session._manager
+            rotation = manager.connection_from_url(client.meta.endpoint_url)._rotation
+            for _ in range(3):
+                with pytest.raises(HTTPClientError, match="Unverified HTTPS request") as error:
+                    client.list_tables()
+                assert rotation._open_ones == set(), error  # which refers to what was left open
+        until(lambda: cluster.nodes[0].report.open_connections == 0)
+        client.close()
