@@ -218,6 +218,7 @@ def test_children_that_call_once_do_not_all_call_the_same_node(cluster: LocalClu
     nodes = install_alternator_transport(client, cluster.seeds)
     nodes.refresh()
     nodes.stop()
+    get(client)  # whose turn it is was settled before the first fork
     cluster.reset_counts()
     wait_for([in_child(lambda: client.list_tables()) for _ in range(16)])
     served = [node.report.calls for node in cluster.nodes]

@@ -21,6 +21,11 @@ from alternator_lb.signing import SIGNATURE_VERSION, LeanSigV4Auth
 
 from .servers import ScriptedServer, answer
 
+try:
+    from botocore.useragent import register_feature_id
+except ImportError:  # before botocore 1.37
+    register_feature_id = None
+
 text = st.text(st.characters(codec="ascii", min_codepoint=32, max_codepoint=126), max_size=20)
 secrets = st.one_of(st.sampled_from(["secret_pass", "", "ü€"]), text)
 names = st.sampled_from(
@@ -177,9 +182,16 @@ def client_of(server: ScriptedServer, config: Any = None) -> Any:
     )
 
 
+def note_a_feature(**_: Any) -> None:
+    """As parts of botocore do it after the User-Agent was made, so that it is made anew."""
+    if register_feature_id is not None:
+        register_feature_id("WAITER")
+
+
 def requests_of(how: str, server: ScriptedServer, config: Any, **settings_: Any) -> None:
     """Send one request for each of many operations."""
     client = client_of(server, config)
+    client.meta.events.register_first("request-created.dynamodb", note_a_feature)
     if how != "plain":
         install_alternator_transport(client, server.address, lean=True, **settings_)
     if how == "uninstalled":
@@ -278,6 +290,14 @@ def test_uninstall_takes_the_hooks_back() -> None:
     )
     creator = getattr(client, "_user_agent_creator", None)
 
+    def handlers() -> list[Any]:
+        request = AWSRequest("POST", "http://dog:8000/", {"User-Agent": "x"}, b"{}")
+        event = "request-created.dynamodb.ListTables"
+        given_ = {"request": request, "operation_name": "ListTables"}
+        return [handler for handler, _ in client.meta.events.emit(event, **given_)]
+
+    before = handlers()
+
     def presign() -> str:
         client.generate_presigned_url("list_tables")
         return str(chosen[-1])
@@ -289,6 +309,7 @@ def test_uninstall_takes_the_hooks_back() -> None:
         assert creator is None or client._user_agent_creator is not creator
     uninstall_alternator_transport(client)
     assert getattr(client, "_user_agent_creator", None) is creator
+    assert handlers() == before
     handler = client.meta.events.emit_until_response(
         "choose-signer.dynamodb.ListTables",
         signing_name="dynamodb",
