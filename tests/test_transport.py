@@ -288,7 +288,7 @@ def test_a_call_without_a_timeout_waits_after_one_with_a_timeout() -> None:
         conn.sendall(answer(b"{}"))
 
     with ScriptedServer(script) as server:
-        nodes = AlternatorNodes("http", server.port, server.address)
+        nodes = AlternatorNodes("http", server.port, server.address, lean=True)
         nodes.stop()
         with AlternatorPoolManager(nodes, timeout=urllib3.Timeout(connect=5, read=5)) as http:
             pool = http.connection_from_url(f"http://{FAKE_DOMAIN}/")
@@ -334,16 +334,19 @@ def test_urllib3s_own_code_gets_a_socket_with_a_timeout(
     cluster: LocalCluster,
 ) -> None:
     """The lean path leaves one that does not block; urllib3 1.26 would send into it as it is."""
-    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds[:1])
-    nodes.refresh()
+    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds[:1], lean=True)
+    nodes.stop()
     with AlternatorPoolManager(nodes, timeout=7) as http:
         pool = http.connection_from_url(f"http://{FAKE_DOMAIN}/")
-        answer = pool.lean("POST", "/", b"{}", {"User-Agent": "x", "Content-Length": "2"})
-        assert answer[0].status == 400
-        conn = pool._get_conn()
-        assert conn.sock.gettimeout() == 7
-        pool._put_conn(conn)
-    nodes.stop()
+        new = pool._get_conn()
+        assert new.sock.gettimeout() == 7
+        pool._put_conn(new)
+        assert pool.lean("POST", "/", b"{}", PLAIN)[0].status == 400
+        assert new.sock.gettimeout() == 0
+        idle = pool._get_conn()
+        assert idle is new
+        assert idle.sock.gettimeout() == 7
+        pool._put_conn(idle)
 
 
 def test_blocking_pools_keep_their_places_when_calls_fail(cluster: LocalCluster) -> None:
