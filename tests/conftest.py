@@ -12,6 +12,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from alternator_lb import AlternatorNodes
 from alternator_lb.settings import Settings
 from alternator_lb.testing import LocalCluster
 
@@ -36,12 +37,26 @@ def pytest_configure(config: pytest.Config) -> None:
         Settings.__init__.__kwdefaults__["lean"] = False  # type: ignore[misc]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The quick ones first."""
+    items.sort(key=lambda item: item.path.parent.name == "faults")
+
+
 @pytest.fixture
 def cluster() -> Iterator[LocalCluster]:
     """Three nodes, and a table with one item, ``{"name": "rex"}``."""
     with LocalCluster(nodes=3) as cluster:
         make_table(cluster)
         yield cluster
+
+
+@pytest.fixture
+def nodes(cluster: LocalCluster) -> Iterator[AlternatorNodes]:
+    """The nodes of the cluster, all of them known; nobody polls until a call does."""
+    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
+    nodes.refresh()
+    yield nodes
+    nodes.stop()
 
 
 @pytest.fixture

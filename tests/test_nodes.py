@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import pickle
 import socket
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -20,12 +17,10 @@ from alternator_lb import (
     InvalidSettingError,
     NoNodeReachableError,
     install_alternator_transport,
-    polling,
 )
 from alternator_lb.testing import LocalCluster
 
 from .conftest import FAKE_DOMAIN, get, until
-from .servers import ScriptedServer, answer
 
 
 def hosts(nodes: AlternatorNodes) -> set[str]:
@@ -143,68 +138,6 @@ def unused_ports() -> list[int]:
         return [listener.getsockname()[1]]
 
 
-def test_polls_go_round_over_connections_that_are_kept(cluster: LocalCluster) -> None:
-    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
-    for _ in range(12):
-        nodes.refresh()
-    reports = [node.report for node in cluster.nodes]
-    assert sum(report.polls for report in reports) == 14  # two nodes were probed when they joined
-    assert all(report.polls >= 3 for report in reports)
-    assert all(report.poll_connections == 1 for report in reports)
-    nodes.stop()
-
-
-def test_a_poll_falls_back_to_the_rest_and_to_the_seeds(cluster: LocalCluster) -> None:
-    seed, second, third = cluster.nodes
-    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
-    nodes.refresh()
-    for node in (second, third):
-        node.stop()
-        for _ in range(3):
-            nodes.refresh()
-    seed.answer_localnodes(body=json.dumps([second.address, third.address]).encode())
-    nodes.refresh()
-    assert hosts(nodes) == {second.address, third.address}
-    for _ in range(3):
-        nodes.refresh()  # neither of the listed answers: the seed does
-    nodes.stop()
-
-
-# -- what changes, and what does not ---------------------------------------------------------------
-
-
-def test_a_bad_answer_keeps_the_last_good_list_and_warns_once(caplog: Any) -> None:
-    body = [b'["127.0.0.77", "127.0.0.78"]']
-    with ScriptedServer(lambda conn, _: conn.sendall(answer(body[0]))) as server:
-        nodes = AlternatorNodes("http", server.port, server.address)
-        nodes._polling.poll()
-        body[0] = b"[]"
-        with caplog.at_level(logging.WARNING, "alternator_lb"):
-            for _ in range(3):
-                nodes._polling.next_fetch = 0.0
-                nodes._polling.poll()
-        assert nodes._members.listed is not None
-        assert [address.host for address in nodes._members.listed] == ["127.0.0.77", "127.0.0.78"]
-        assert len(caplog.records) == 1
-        assert "empty list" in caplog.text
-        nodes.stop()
-
-
-def test_a_bad_entry_is_skipped_with_one_warning(caplog: Any) -> None:
-    body = b'["127.0.0.1", "8e1a4c2c-7d4b-4a6c-9d3a-6b1f1f0e2d11"]'
-    with (
-        caplog.at_level(logging.WARNING, "alternator_lb"),
-        ScriptedServer(lambda conn, _: conn.sendall(answer(body))) as server,
-    ):
-        nodes = AlternatorNodes("http", server.port, server.address)
-        for _ in range(3):
-            nodes.refresh()
-        assert hosts(nodes) == {"127.0.0.1"}
-        nodes.stop()
-    assert len(caplog.records) == 1
-    assert "8e1a4c2c-7d4b-4a6c-9d3a-6b1f1f0e2d11" in caplog.text
-
-
 def test_a_list_that_did_not_change_replaces_nothing(cluster: LocalCluster) -> None:
     nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
     nodes.refresh()
@@ -215,28 +148,10 @@ def test_a_list_that_did_not_change_replaces_nothing(cluster: LocalCluster) -> N
     nodes.stop()
 
 
-# -- busy and idle --------------------------------------------------------------------------------
-
-
-def test_polls_while_calls_flow_and_seldom_when_none_do(
-    cluster: LocalCluster, make_client: Any
-) -> None:
-    from alternator_lb import install_alternator_transport
-
-    client = make_client(cluster)
-    nodes = install_alternator_transport(client, cluster.seeds, fetch_interval=0.5)
-    get(client)
-    assert "polling every 0.5 s" in repr(nodes)
-    until(lambda: "idle, polling every 60 s" in repr(nodes))
-    assert nodes._polling.next_fetch - time.monotonic() > 50
-    polled = sum(node.report.polls for node in cluster.nodes)
-    get(client)  # the first call after a quiet time wakes the refresher
-    until(lambda: sum(node.report.polls for node in cluster.nodes) > polled)
-    assert not nodes._members.asleep
+# -- what it tells of itself -----------------------------------------------------------------------
 
 
 def test_stats_count_for_each_node(cluster: LocalCluster, make_client: Any) -> None:
-    from alternator_lb import install_alternator_transport
 
     client = make_client(cluster)
     nodes = install_alternator_transport(client, cluster.seeds)
@@ -257,23 +172,6 @@ def test_it_can_be_pickled_and_starts_anew(cluster: LocalCluster) -> None:
     assert "polling starts with the first call" in repr(copy)
     assert {address.host for address in copy.refresh()} == set(cluster.addresses)
     copy.stop()
-
-
-@pytest.mark.parametrize("begin", ["start", "first call"])
-def test_the_first_call_waits_for_the_first_list(
-    cluster: LocalCluster, make_client: Any, monkeypatch: pytest.MonkeyPatch, begin: str
-) -> None:
-    """Else the calls of a short script would all go to the seed."""
-    monkeypatch.setattr(polling, "FIRST_ANSWER_SECONDS", 30.0)
-    nodes = AlternatorNodes("http", cluster.port, cluster.seeds[0])
-    if begin == "start":
-        nodes.start()
-    client = make_client(cluster)
-    install_alternator_transport(client, nodes)
-    for _ in range(3):
-        assert get(client) == "rex"
-    nodes.stop()
-    assert [node.report.calls for node in cluster.nodes] == [1, 1, 1]
 
 
 def test_the_text_for_people_says_when_no_node_is_up() -> None:
@@ -304,40 +202,3 @@ def test_the_first_seed_that_answers_decides_the_datacenter() -> None:
                 nodes.refresh()
                 assert hosts(nodes) == set(expected)
                 nodes.stop()
-
-
-def test_a_dead_seed_that_is_not_listed_is_told_of_and_costs_nothing(
-    cluster: LocalCluster,
-) -> None:
-    """It is probed with a back-off like any other, and does not keep the refresher busy."""
-    nodes = AlternatorNodes("http", cluster.port, "127.0.0.91", *cluster.seeds)
-    nodes.refresh()
-    stats = {address.host: each for address, each in nodes.stats().items()}
-    assert (stats["127.0.0.91"].state, stats["127.0.0.91"].calls) == ("down", 0)
-    assert "Connection refused" in stats["127.0.0.91"].reason
-    assert hosts(nodes) == set(cluster.addresses)
-    nodes._polling.next_fetch = time.monotonic() + 60
-    nodes._members.asleep = True
-    assert nodes._polling.poll() > 0.5
-    nodes.stop()
-
-
-def test_refresh_probes_also_after_stop(cluster: LocalCluster) -> None:
-    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
-    nodes.stop()
-    assert {address.host for address in nodes.refresh()} == set(cluster.addresses)
-
-
-def test_start_after_stop_is_awake_to_calls(cluster: LocalCluster, make_client: Any) -> None:
-    from alternator_lb import install_alternator_transport
-
-    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
-    client = make_client(cluster)
-    install_alternator_transport(client, nodes)
-    get(client)
-    until(lambda: "idle" in repr(nodes))
-    nodes.stop()
-    nodes.start()
-    get(client)
-    assert "idle" not in repr(nodes)
-    nodes.stop()
