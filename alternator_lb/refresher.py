@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import queue
 import threading
@@ -15,8 +14,6 @@ log = logging.getLogger(__name__)
 
 _WAKE = object()
 _STOP = object()
-_running: weakref.WeakSet[Refresher] = weakref.WeakSet()
-_exit_registered = False
 
 
 class Owner(Protocol):
@@ -41,7 +38,6 @@ class Refresher:
     """
 
     def __init__(self, owner: Owner, name: str) -> None:
-        global _exit_registered
         mailbox: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._mailbox = mailbox
         self._thread = threading.Thread(
@@ -51,10 +47,6 @@ class Refresher:
             daemon=True,
         )
         self._thread.start()
-        _running.add(self)
-        if not _exit_registered:
-            _exit_registered = True
-            atexit.register(_stop_all)
 
     @property
     def alive(self) -> bool:
@@ -95,12 +87,3 @@ def _run(ref: weakref.ref[Owner], mailbox: queue.SimpleQueue[object]) -> None:
             log.exception("polling the nodes failed; it goes on in 10 seconds")
             delay = 10.0
         del owner
-
-
-def _stop_all() -> None:
-    # At exit the sockets of a thread that was cut off would be reported as leaks.
-    refreshers = list(_running)
-    for refresher in refreshers:
-        refresher._mailbox.put(_STOP)
-    for refresher in refreshers:
-        refresher.stop(timeout=0.5)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import queue
 import threading
 import weakref
+from typing import Any
 
+from alternator_lb import refresher as refresher_module
 from alternator_lb.refresher import Refresher
 
 
@@ -82,3 +85,39 @@ def test_stop_from_its_own_thread_and_twice() -> None:
     refresher._thread.join(timeout=10)
     assert not refresher.alive
     refresher.stop()
+
+
+class Mailbox:
+    """Takes the place of the queue: notes how long it is waited for, then says stop."""
+
+    def __init__(self) -> None:
+        self.waited: list[float] = []
+
+    def get(self, timeout: float) -> Any:
+        self.waited.append(timeout)
+        return refresher_module._STOP
+
+    def get_nowait(self) -> Any:
+        raise queue.Empty
+
+
+def test_after_a_poll_that_failed_it_pauses() -> None:
+    owner, mailbox = Owner(-1), Mailbox()
+    refresher_module._run(weakref.ref(owner), mailbox)  # type: ignore[arg-type]
+    assert mailbox.waited == [10.0]
+
+
+def test_several_wakes_are_one() -> None:
+    mailbox: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+    class Once(Owner):
+        def poll(self) -> float:
+            mailbox.put(refresher_module._STOP)
+            return super().poll()
+
+    owner = Once(3600)
+    for _ in range(3):
+        mailbox.put(refresher_module._WAKE)
+    refresher_module._run(weakref.ref(owner), mailbox)
+    assert owner.polled.acquire(blocking=False)
+    assert not owner.polled.acquire(blocking=False)
