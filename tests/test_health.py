@@ -92,6 +92,21 @@ def test_broken_answers_in_a_row_convict_while_others_work() -> None:
     assert not any(alone.broke(1.0, "reset", others_work=False) for _ in range(10))
 
 
+def test_a_return_forgets_the_broken_answers() -> None:
+    health = up()
+    for _ in range(3):
+        health.broke(1.0, "reset", others_work=True)
+    assert health.works(2.0, "probed")
+    assert not health.broke(3.0, "reset", others_work=True)
+
+
+def test_the_reason_is_that_of_the_last_failure() -> None:
+    health = up()
+    health.convict(1.0, "refused")
+    health.probe_failed(2.0, "timed out")
+    assert (health.reason, health.since) == ("timed out", 1.0)
+
+
 def test_a_late_probe_does_not_convict_who_came_back() -> None:
     health = up()
     health.probe_failed(1.0, "refused")

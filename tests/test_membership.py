@@ -127,3 +127,41 @@ def test_who_follows_can_be_read_while_others_begin_to() -> None:
         known.followers()
     end.set()
     thread.join()
+
+
+def test_the_only_node_is_not_convicted_of_broken_answers() -> None:
+    known = members()
+    known.replace([A], [], 1)
+    node = known.members[A]
+    known.works(node, "probed")
+    assert not any(known.broke(node, "reset") for _ in range(9))
+    assert node.health.state == UP
+
+
+def test_the_first_that_returns_when_all_were_out_brings_the_others_forward() -> None:
+    known = members(fetch_interval=1000.0)
+    known.replace([A, B], [], 1)
+    for node in known.known():
+        known.works(node, "probed")
+    for node in known.known():
+        known.convict(node, "refused")
+    assert (known.stats()[B].next_probe or 0) > 20
+    known.works(known.members[A], "probed")
+    assert known.stats()[B].next_probe == 0
+
+
+def test_the_same_nodes_in_another_order_change_nothing() -> None:
+    known = members()
+    known.replace([A, B, C], [], 1)
+    live = known.live
+    assert not known.replace([C, B, A], [], 2)
+    assert known.live is live
+
+
+def test_a_seed_that_is_not_listed_serves_until_a_listed_node_does() -> None:
+    known = members()
+    known.replace([B], [A], 1)
+    known.works(known.spare[A], "probed")
+    assert [node.address for node in known.live] == [A]
+    known.works(known.members[B], "probed")
+    assert [node.address for node in known.live] == [B]

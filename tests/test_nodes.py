@@ -165,6 +165,18 @@ def test_stats_count_for_each_node(cluster: LocalCluster, make_client: Any) -> N
     ] * 3
 
 
+def test_a_call_lets_a_node_in_only_where_nobody_probes(
+    cluster: LocalCluster, nodes: AlternatorNodes
+) -> None:
+    node = nodes._members.live[1]
+    nodes.failed_to_connect(node, ConnectionRefusedError(111, "refused"), "refused")
+    nodes.connected(node)
+    assert nodes.stats()[node.address].state == "down"
+    nodes.stop()
+    nodes.connected(node)
+    assert nodes.stats()[node.address].state == "up"
+
+
 def test_it_can_be_pickled_and_starts_anew(cluster: LocalCluster) -> None:
     with AlternatorNodes("http", cluster.port, *cluster.seeds, fetch_interval=2) as nodes:
         copy = pickle.loads(pickle.dumps(nodes))
