@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+import socket
 import ssl
+import subprocess
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +16,10 @@ import pytest
 import requests
 import trustme
 import urllib3
+from botocore.config import Config
 from botocore.exceptions import SSLError
+from cryptography.hazmat.primitives import serialization
+from urllib3.util.ssl_ import create_urllib3_context
 
 from alternator_lb import (
     AlternatorAdapter,
@@ -23,7 +30,7 @@ from alternator_lb import (
     install_alternator_transport,
 )
 from alternator_lb.testing import LocalCluster
-from alternator_lb.tls import build_context
+from alternator_lb.tls import ResumingContext, build_context
 
 from .conftest import FAKE_DOMAIN, get, make_table, new_client
 
@@ -55,7 +62,8 @@ def test_verify_with_a_path(cluster: LocalCluster, make_client: Any) -> None:
 
 def test_verify_false(cluster: LocalCluster, make_client: Any) -> None:
     client = make_client(cluster, verify=False)
-    install_alternator_transport(client, cluster.seeds).refresh()
+    with pytest.warns(urllib3.exceptions.InsecureRequestWarning):
+        install_alternator_transport(client, cluster.seeds).refresh()
     with pytest.warns(urllib3.exceptions.InsecureRequestWarning):
         assert get(client) == "rex"
 
@@ -106,8 +114,6 @@ def test_nodes_whose_certificate_names_the_cluster_only(make_client: Any) -> Non
 
 def test_client_certificates(make_client: Any) -> None:
     with LocalCluster(nodes=2, tls=True, client_ca=True) as cluster:
-        from botocore.config import Config
-
         certificate, key = cluster.client_cert
         config = Config(client_cert=(certificate, key), retries={"max_attempts": 0})
         client = make_client(cluster, verify=cluster.ca_path, config=config)
@@ -229,10 +235,63 @@ def test_what_cannot_be_loaded_fails_early_and_is_named(
         AlternatorNodes("https", 8043, "127.0.0.1", **settings)
 
 
-def test_a_directory_of_ca_certificates(tmp_path: Path) -> None:
-    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    build_context(tmp_path)
-    build_context(True, ca_certs=tmp_path / "ca.pem")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl names the files")
+def test_a_directory_of_ca_certificates(cluster: LocalCluster, tmp_path: Path) -> None:
+    path = str(cluster.ca_path)
+    command = ["openssl", "x509", "-in", path, "-noout", "-subject_hash"]
+    name = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    shutil.copy(path, tmp_path / f"{name.strip()}.0")
+    nodes = AlternatorNodes("https", cluster.port, *cluster.seeds, verify=tmp_path)
+    assert len(nodes.refresh()) == 3
+    nodes.stop()
+
+
+def test_verify_true_is_what_the_system_trusts(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(cluster.ca_path))
+    nodes = AlternatorNodes("https", cluster.port, *cluster.seeds)
+    assert len(nodes.refresh()) == 3
+    nodes.stop()
+
+
+def test_urllib3s_options_are_taken_over() -> None:
+    ours, urllib3s = build_context(False), create_urllib3_context()
+    for name in ("options", "verify_flags", "minimum_version", "maximum_version"):
+        assert getattr(ours, name) == getattr(urllib3s, name), name
+
+
+def test_the_key_may_have_a_password(cluster: LocalCluster, tmp_path: Path) -> None:
+    leaf = trustme.CA().issue_cert("client.example")
+    key = serialization.load_pem_private_key(leaf.private_key_pem.bytes(), None)
+    secret = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"open sesame"),
+    )
+    (tmp_path / "key.pem").write_bytes(secret)
+    leaf.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    pair = (tmp_path / "cert.pem", tmp_path / "key.pem")
+    build_context(False, client_cert=pair, key_password="open sesame")
+    with pytest.raises(InvalidSettingError, match="client_cert"):
+        build_context(False, client_cert=pair, key_password="wrong")
+
+
+def test_a_fingerprint_takes_the_place_of_the_name() -> None:
+    with LocalCluster(nodes=1, tls="name-only") as cluster:
+        nodes = AlternatorNodes("https", cluster.port, *cluster.seeds, verify=str(cluster.ca_path))
+        nodes.stop()
+        pem = ssl.get_server_certificate((cluster.addresses[0], cluster.port))
+        fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+        url = f"https://{FAKE_DOMAIN}/"
+        with AlternatorPoolManager(nodes, assert_fingerprint=fingerprint) as http:
+            assert http.request("GET", url, retries=False).status == 200
+        for wrong in ({}, {"assert_fingerprint": "00" * 32}):
+            with (
+                AlternatorPoolManager(nodes, retries=False, **wrong) as http,
+                pytest.raises(urllib3.exceptions.SSLError),
+            ):
+                http.request("GET", url)
 
 
 def test_https_on_a_client_without_endpoint_url(cluster: LocalCluster) -> None:
@@ -293,15 +352,36 @@ def test_a_session_never_stands_in_for_a_check(cluster: LocalCluster, make_clien
     nodes.stop()
 
 
+def test_a_session_is_that_of_one_name(
+    cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = build_context(str(cluster.ca_path))
+    assert isinstance(context, ResumingContext)
+    given = []
+    real = ssl.SSLContext.wrap_socket
+
+    def wrap(self: ssl.SSLContext, sock: Any, **kwargs: Any) -> ssl.SSLSocket:
+        given.append(kwargs["session"])
+        return real(self, sock, **kwargs)
+
+    monkeypatch.setattr(ssl.SSLContext, "wrap_socket", wrap)
+    address = cluster.addresses[0]
+    for name in (cluster.server_name, cluster.server_name, address):
+        with (
+            socket.create_connection((address, cluster.port)) as plain,
+            context.wrap_socket(plain, server_hostname=name) as tls,
+        ):
+            tls.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert tls.recv(1000)
+            context.remember(tls)
+    assert [session is not None for session in given] == [False, True, False]
+
+
 def test_a_node_that_comes_back_with_a_bad_certificate_is_out(make_client: Any) -> None:
     with LocalCluster(nodes=1, tls=True) as good, LocalCluster(nodes=1, tls=True) as other:
         context = build_context(str(good.ca_path))
-        from alternator_lb.tls import ResumingContext
-
         assert isinstance(context, ResumingContext)
         address = (good.addresses[0], good.port)
-        import socket
-
         with socket.create_connection(address) as plain:
             tls = context.wrap_socket(plain, server_hostname=good.server_name)
             tls.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
