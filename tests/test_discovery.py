@@ -171,6 +171,7 @@ def test_after_a_fork_the_child_opens_connections_of_its_own() -> None:
 def test_after_a_fork_the_users_own_http_client_is_like_before() -> None:
     http = urllib3.PoolManager(num_pools=7)
     before = http.pools
+    before.dispose_func = lambda pool: pool.close()
     Discovery(Settings.of({"http": http})).after_fork_in_child()
     assert http.pools is not before
     assert (type(http.pools), http.pools._maxsize) == (type(before), 7)

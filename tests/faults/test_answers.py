@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -52,8 +54,7 @@ def too_short(conn: socket.socket) -> None:
 
 
 def endless_headers(conn: socket.socket) -> None:
-    conn.sendall(b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(200)))
-    conn.sendall(b"\r\n" + GOOD)
+    conn.sendall(answer(GOOD, "200 OK", *(f"X-{n}: y" for n in range(200))))
 
 
 def long_header(conn: socket.socket) -> None:
@@ -101,12 +102,10 @@ def servers() -> Iterator[Servers]:
     servers.close()
 
 
-def client_for(port: int, **config: Any) -> Any:
-    import boto3
-
+def client_for(port: int, endpoint: str = FAKE_DOMAIN, **config: Any) -> Any:
     return boto3.session.Session().client(
         "dynamodb",
-        endpoint_url=f"http://{FAKE_DOMAIN}:{port}",
+        endpoint_url=f"http://{endpoint}:{port}",
         region_name="us-east-1",
         aws_access_key_id="alternator",
         aws_secret_access_key="secret_pass",
@@ -151,30 +150,15 @@ def test_what_comes_of_it_is_what_plain_boto3_makes_of_it(
 ) -> None:
     outcomes = []
     for install in (False, True):
-        client = client_for(servers.port)
         if install:
+            client = client_for(servers.port)
             install_alternator_transport(client, "127.0.0.61").refresh()
         else:
-            endpoint = f"http://127.0.0.61:{servers.port}"
-            client = new_endpoint(client, endpoint)
+            client = client_for(servers.port, "127.0.0.61")
         servers.faults = [fault]
         outcomes.append(outcome(client))
         client.close()
     assert outcomes[0] == outcomes[1]
-
-
-def new_endpoint(client: Any, endpoint: str) -> Any:
-    import boto3
-
-    client.close()
-    return boto3.session.Session().client(
-        "dynamodb",
-        endpoint_url=endpoint,
-        region_name="us-east-1",
-        aws_access_key_id="alternator",
-        aws_secret_access_key="secret_pass",
-        config=Config(retries={"max_attempts": 0}),
-    )
 
 
 def test_bytes_beyond_the_answer_reach_no_other_call(servers: Servers) -> None:
@@ -220,9 +204,38 @@ def test_broken_answers_in_a_row_from_one_node_convict_it(
     client.close()
 
 
-def test_server_errors_and_overload_convict_nobody_and_are_counted() -> None:
-    overloaded = json.dumps({"__type": "x#RequestLimitExceeded", "message": "too much"}).encode()
-    answers = iter([(overloaded, "400 Bad Request"), (b"{}", "500 Internal Server Error")] * 6)
+@pytest.mark.parametrize("lean", [True, False])
+def test_a_good_answer_ends_the_row_of_broken_ones(servers: Servers, lean: bool) -> None:
+    client = client_for(servers.port)
+    nodes = install_alternator_transport(client, "127.0.0.61", lean=lean)
+    nodes.refresh()
+    nodes.stop()
+    turn = itertools.count(1)
+
+    def script(conn: socket.socket, request: bytes) -> None:
+        if conn.getsockname()[0] == "127.0.0.62" and next(turn) % 3:
+            closed_at_once(conn)
+        else:
+            Servers.script(servers, conn, request)
+
+    for server in servers.servers:
+        server.script = script
+    outcomes = [outcome(client) for _ in range(24)]
+    assert sum(each != "rex" for each in outcomes) == 8  # of the 12 of one node two in three
+    assert {stats.state for stats in nodes.stats().values()} == {"up"}
+    client.close()
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_server_errors_and_overload_convict_nobody_and_are_counted(lean: bool) -> None:
+    answers = iter(
+        [
+            (b'{"__type": "x#RequestLimitExceeded", "message": "too much"}', "400 Bad Request"),
+            (b'{"__type": "x#ValidationException", "message": "wrong"}', "400 Bad Request"),
+            (b"{}", "500 Internal Server Error"),
+        ]
+        * 4
+    )
 
     def script(conn: socket.socket, request: bytes) -> None:
         if b"GET /localnodes" in request:
@@ -232,14 +245,14 @@ def test_server_errors_and_overload_convict_nobody_and_are_counted() -> None:
 
     with ScriptedServer(script, "127.0.0.63") as server:
         client = client_for(server.port)
-        nodes = install_alternator_transport(client, "127.0.0.63")
+        nodes = install_alternator_transport(client, "127.0.0.63", lean=lean)
         nodes.refresh()
         for _ in range(12):
             with pytest.raises(ClientError):
                 read(client, "x")
         (stats,) = nodes.stats().values()
         client.close()
-    assert (stats.state, stats.server_errors, stats.overloads) == ("up", 6, 6)
+    assert (stats.state, stats.server_errors, stats.overloads) == ("up", 4, 4)
 
 
 def test_a_connection_that_was_closed_while_idle_is_noticed(servers: Servers) -> None:

