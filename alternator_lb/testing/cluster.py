@@ -19,9 +19,9 @@ from .host import InProcess
 from .listener import Handler, Listener
 from .loop import LoopThread
 from .messages import Request, Response
-from .node import Host, LocalNode
+from .node import Host, LocalNode, is_text_to_text
 from .process import NodeProcess
-from .topology import Datacenters, Racks, Topology, local_nodes
+from .topology import Datacenters, Racks, Topology, is_int, local_nodes
 
 SERVER_NAME = "alternator.test"
 _USERS = {"alternator": "secret_pass"}
@@ -48,7 +48,7 @@ class LocalCluster:
 
     def __init__(
         self,
-        nodes: int = 3,
+        nodes: int | None = None,
         *,
         datacenters: Datacenters = None,
         racks: Racks = None,
@@ -65,7 +65,7 @@ class LocalCluster:
         """Check the arguments; nothing is started before `start`.
 
         Args:
-            nodes: how many nodes (3); not used if ``datacenters`` tells how many.
+            nodes: how many nodes; None for 3, or for as many as ``datacenters`` tells.
             datacenters: a number or names of datacenters, to which nodes are dealt in turn, or a
                 mapping from names to numbers of nodes; None puts all into "datacenter1".
             racks: a number or names of racks, dealt in turn within each datacenter; None puts
@@ -89,7 +89,7 @@ class LocalCluster:
             ValueError: an argument makes no sense; the text names it.
         """
         self._topology = Topology(nodes, datacenters, racks)
-        _check(port, tls, users, authorization, certificates, client_ca)
+        _check(port, tls, users, authorization, certificates, client_ca, len(self._topology.first))
         self._tls = tls
         self._wanted_port = port
         self._engine_url = engine
@@ -121,8 +121,7 @@ class LocalCluster:
 
     def __enter__(self) -> LocalCluster:
         """Start it."""
-        self.start()
-        return self
+        return self.start()
 
     def __exit__(
         self,
@@ -193,10 +192,13 @@ class LocalCluster:
         """The secret key of the first user; "secret_pass" if there is none."""
         return next(iter(self._users.secrets.values()), "secret_pass")
 
-    def start(self) -> None:
+    def start(self) -> LocalCluster:
         """Start every node and return when all of them listen; nothing if the cluster runs.
 
         After `stop`, the same nodes come back on the same addresses and port, with no data.
+
+        Returns:
+            The cluster itself.
 
         Raises:
             MissingExtraError: the extra ``testing`` is not installed.
@@ -204,12 +206,13 @@ class LocalCluster:
         """
         with self._lock:
             if self._loop is not None:
-                return
+                return self
             try:
                 self._start()
             except BaseException:
                 self.stop()
                 raise
+            return self
 
     def stop(self) -> None:
         """Cut all connections, end all threads and processes and forget the data.
@@ -400,19 +403,31 @@ class _Backstage(Handler):
 def _check(
     port: Any,
     tls: Any,
-    users: Mapping[str, str],
+    users: Any,
     authorization: bool,
-    certificates: Mapping[int, str] | None,
+    certificates: Any,
     client_ca: bool,
+    count: int,
 ) -> None:
-    if port is not None and not (isinstance(port, int) and 0 < port < 65536):
+    if port is not None and not (is_int(port) and 0 < port < 65536):
         raise ValueError(f"port={port!r}: give a port from 1 to 65535, or None for a free one")
     if tls not in (True, False, "name-only"):
         raise ValueError(f"tls={tls!r}: give True, False or 'name-only'")
+    if not is_text_to_text(users):
+        raise ValueError(f"users={users!r}: give access keys with their secret keys, as a dict")
     if authorization and not users:
         raise ValueError("users={}: give at least one, or authorization=False")
+    if certificates is not None and not isinstance(certificates, Mapping):
+        raise ValueError(
+            f"certificates={certificates!r}: give numbers of nodes, as in {{0: fault}}"
+        )
     if (certificates or client_ca) and not tls:
         raise ValueError("certificates and client_ca need tls=True")
     for number, fault in (certificates or {}).items():
+        if not is_int(number) or not 0 <= number < count:
+            raise ValueError(
+                f"certificates={certificates!r}: {number!r} is no node; "
+                f"give numbers from 0 to {count - 1}"
+            )
         if fault not in FAULTS:
             raise ValueError(f"certificates={{{number}: {fault!r}}}: give one of {FAULTS}")

@@ -11,6 +11,7 @@ from .host import InProcess
 from .loopback import bind
 from .messages import Response
 from .process import NodeProcess
+from .topology import is_int
 
 Host = InProcess | NodeProcess
 
@@ -198,9 +199,18 @@ class LocalNode:
             body: what to send; str is sent as UTF-8.
             headers: sent as they are, so that a Content-Length may lie; by default
                 Content-Type: application/json.
+
+        Raises:
+            ValueError: an argument makes no sense; the text names it.
         """
         response = None
         if status is not None:
+            if not is_int(status) or not 200 <= status <= 599:
+                raise ValueError(f"status={status!r}: give a number from 200 to 599, or None")
+            if not isinstance(body, (bytes, str)):
+                raise ValueError(f"body={body!r}: give bytes or str, such as json.dumps(body)")
+            if headers is not None and not is_text_to_text(headers):
+                raise ValueError(f"headers={headers!r}: give names with values, both str")
             given = {"Content-Type": "application/json"} if headers is None else headers
             sent = body.encode() if isinstance(body, str) else body
             response = Response(status, sent, list(given.items()))
@@ -223,3 +233,10 @@ class LocalNode:
 
     def _reset(self) -> None:
         self._host.reset()
+
+
+def is_text_to_text(value: object) -> bool:
+    """Whether it maps str to str."""
+    return isinstance(value, Mapping) and all(
+        isinstance(text, str) for pair in value.items() for text in pair
+    )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, TypeGuard
 from urllib.parse import parse_qs
 
 DATACENTER = "datacenter1"
 RACK = "rack1"
+NODES = 3
 
 Datacenters = int | Sequence[str] | Mapping[str, int] | None
 Racks = int | Sequence[str] | None
@@ -26,7 +27,7 @@ class Member(Protocol):
 class Topology:
     """Deals datacenters and racks to nodes, in turn."""
 
-    def __init__(self, nodes: int, datacenters: Datacenters, racks: Racks) -> None:
+    def __init__(self, nodes: int | None, datacenters: Datacenters, racks: Racks) -> None:
         """Check the arguments of `LocalCluster` of the same names.
 
         Raises:
@@ -34,17 +35,28 @@ class Topology:
         """
         self._racks = _names("racks", racks, "rack", RACK)
         self._dealt: dict[str, int] = {}
+        if nodes is not None and not (is_int(nodes) and nodes > 0):
+            raise ValueError(f"nodes={nodes!r}: give a number, 1 or more")
         if isinstance(datacenters, Mapping):
+            if nodes is not None:
+                raise ValueError(
+                    f"nodes={nodes!r}, datacenters={datacenters!r}: give one of them, "
+                    "or the datacenters as a list of names"
+                )
             for name, count in datacenters.items():
-                if not isinstance(count, int) or count < 0:
-                    raise ValueError(f"datacenters={datacenters!r}: {name!r} needs a number")
+                if not isinstance(name, str) or not is_int(count) or count < 0:
+                    raise ValueError(
+                        f"datacenters={datacenters!r}: {name!r} needs a number; "
+                        "give names and numbers of nodes, such as {'near': 2}"
+                    )
             self._names = list(datacenters)
             self.first = [name for name, count in datacenters.items() for _ in range(count)]
         else:
             self._names = _names("datacenters", datacenters, "datacenter", DATACENTER)
-            self.first = list(itertools.islice(itertools.cycle(self._names), max(0, nodes)))
+            count = NODES if nodes is None else nodes
+            self.first = list(itertools.islice(itertools.cycle(self._names), count))
         if not self.first:
-            raise ValueError(f"nodes={nodes!r}, datacenters={datacenters!r}: no node at all")
+            raise ValueError(f"datacenters={datacenters!r}: give at least one node")
 
     def place(self, datacenter: str | None, rack: str | None) -> tuple[str, str]:
         """Return datacenter and rack of one more node, where they are not given."""
@@ -77,7 +89,17 @@ def _names(setting: str, value: int | Sequence[str] | None, stem: str, default: 
         return [default]
     if isinstance(value, str):
         raise ValueError(f"{setting}={value!r}: give a sequence of names, such as [{value!r}]")
-    names = [f"{stem}{n + 1}" for n in range(value)] if isinstance(value, int) else list(value)
+    if is_int(value):
+        names = [f"{stem}{n + 1}" for n in range(value)]
+    elif isinstance(value, Sequence) and all(isinstance(name, str) for name in value):
+        names = list(value)
+    else:
+        raise ValueError(f"{setting}={value!r}: give a number or a sequence of names")
     if not names:
         raise ValueError(f"{setting}={value!r}: give at least one")
     return names
+
+
+def is_int(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number, and not True or False."""
+    return isinstance(value, int) and not isinstance(value, bool)

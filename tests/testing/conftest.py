@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from alternator_lb.testing import LocalCluster, LocalNode, NodeReport
+from alternator_lb.testing import LocalCluster, LocalNode
 
 TABLE = {
     "TableName": "things",
@@ -59,14 +58,3 @@ def connect() -> Iterator[Clients]:
             return client
 
         yield make
-
-
-def wait_for(node: LocalNode, true_of: Callable[[NodeReport], bool]) -> NodeReport:
-    """Return the first report of a node of which something is true."""
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        report = node.report
-        if true_of(report):
-            return report
-        time.sleep(0.002)  # a report has no event to wait for
-    raise AssertionError(f"never true: {node!r} {report}")

@@ -15,7 +15,8 @@ from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeou
 
 from alternator_lb.testing import LocalCluster, LoopbackError, NodeReport
 
-from .conftest import TABLE, Clients, wait_for
+from ..conftest import until
+from .conftest import TABLE, Clients
 
 
 def get(url: str, path: str = "/localnodes") -> tuple[int, bytes]:
@@ -60,10 +61,11 @@ def test_a_cluster_that_comes_back_is_the_same_but_empty(connect: Clients) -> No
     with cluster:
         nodes, urls = cluster.nodes, [node.url for node in cluster.nodes]
         connect(cluster).create_table(**TABLE)
-        cluster.start()
+        assert cluster.start() is cluster
     assert not any(node.running for node in nodes)
     assert nodes[0].report.calls == 1
     cluster.stop()
+    assert cluster.start() is cluster
     with cluster:
         assert cluster.nodes == nodes
         assert [node.url for node in cluster.nodes] == urls
@@ -240,7 +242,7 @@ def test_a_stopping_node_answers_what_it_took(connect: Clients) -> None:
         node, client = cluster.nodes[0], connect(cluster)
         node.slow(0.2)
         call = threads.submit(client.list_tables)
-        wait_for(node, lambda report: report.in_flight == 1)
+        until(lambda: node.report.in_flight == 1)
         node.stop()
         assert call.result()["TableNames"] == []
         assert (node.report.calls, node.report.open_connections) == (1, 0)
@@ -251,7 +253,7 @@ def test_a_killed_node_does_not(connect: Clients) -> None:
         node, client = cluster.nodes[0], connect(cluster)
         node.slow(60)
         call = threads.submit(client.list_tables)
-        wait_for(node, lambda report: report.in_flight == 1)
+        until(lambda: node.report.in_flight == 1)
         node.kill()
         with pytest.raises(Exception, match=r"Connection was closed|Could not connect"):
             call.result()
@@ -327,6 +329,25 @@ def test_localnodes_can_be_canned(cluster: LocalCluster) -> None:
     assert names(node.url) == list(cluster.addresses)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"status": "x"}, "status='x': give a number"),
+        ({"status": 100}, "status=100: give a number"),
+        ({"status": True}, "status=True: give a number"),
+        ({"body": ["1"]}, r"body=\['1'\]: give bytes or str"),
+        ({"headers": {"Content-Length": 1}}, "headers={'Content-Length': 1}: give names"),
+        ({"headers": "X: y"}, "headers='X: y': give names"),
+    ],
+)
+def test_a_canned_answer_that_cannot_be_sent_is_named(
+    cluster: LocalCluster, wrong: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        cluster.nodes[0].answer_localnodes(**wrong)
+    assert names(cluster.nodes[0].url) == list(cluster.addresses)
+
+
 def test_another_engine_gets_requests_as_they_came(connect: Clients) -> None:
     with LocalCluster(nodes=1) as behind, LocalCluster(nodes=2, engine=behind.url) as front:
         for node in front.nodes:
@@ -388,7 +409,23 @@ def test_a_port_that_is_taken_is_said() -> None:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"nodes": 0}, "nodes=0"),
+        ({"nodes": 0}, "nodes=0: give a number"),
+        ({"nodes": "3"}, "nodes='3': give a number"),
+        ({"nodes": 1.5}, "nodes=1.5: give a number"),
+        ({"nodes": True}, "nodes=True: give a number"),
+        ({"nodes": 3, "datacenters": {"a": 3}}, "nodes=3, datacenters={'a': 3}: give one of them"),
+        ({"datacenters": 5.5}, "datacenters=5.5: give a number or"),
+        ({"datacenters": True}, "datacenters=True: give a number or"),
+        ({"datacenters": [1]}, r"datacenters=\[1\]: give a number or"),
+        ({"datacenters": {"a": True}}, "'a' needs a number"),
+        ({"datacenters": {"a": 0}}, "give at least one node"),
+        ({"racks": 0}, "racks=0: give at least one"),
+        ({"users": "a"}, "users='a': give access keys"),
+        ({"users": {"a": 1}}, "users={'a': 1}: give access keys"),
+        ({"port": True}, "port=True"),
+        ({"tls": True, "certificates": ["expired"]}, "certificates=.*: give numbers of nodes"),
+        ({"tls": True, "certificates": {5: "expired"}}, "5 is no node; give numbers from 0 to 2"),
+        ({"tls": True, "certificates": {"0": "expired"}}, "'0' is no node"),
         ({"datacenters": []}, "datacenters="),
         ({"datacenters": {"a": -1}}, "'a' needs a number"),
         ({"racks": "rack1"}, "give a sequence of names"),

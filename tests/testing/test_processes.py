@@ -16,7 +16,8 @@ from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 from alternator_lb.testing import LocalCluster, LocalNode
 from alternator_lb.testing.process import NodeProcess
 
-from .conftest import TABLE, Clients, wait_for
+from ..conftest import until
+from .conftest import TABLE, Clients
 from .test_cluster import get, names
 
 
@@ -115,7 +116,7 @@ def test_stopped(processes: LocalCluster, connect: Clients) -> None:
     node.slow(0.2)
     with concurrent.futures.ThreadPoolExecutor() as threads:
         call = threads.submit(client.list_tables)
-        wait_for(node, lambda report: report.in_flight == 1)
+        until(lambda: node.report.in_flight == 1)
         node.stop(listed=False)
         assert call.result()
     assert node.address not in names(processes.nodes[1].url)
