@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,14 +13,6 @@ from alternator_lb.testing import LocalCluster
 
 from .conftest import FAKE_DOMAIN
 from .servers import ScriptedServer, answer
-
-
-@pytest.fixture
-def nodes(cluster: LocalCluster) -> Iterator[AlternatorNodes]:
-    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
-    nodes.refresh()
-    yield nodes
-    nodes.stop()
 
 
 def test_mounted_requests_go_round(cluster: LocalCluster, nodes: AlternatorNodes) -> None:

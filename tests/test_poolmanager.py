@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,6 @@ from alternator_lb.tls import _OPENSSL_CHECKS_NAMES, build_context
 
 from .conftest import FAKE_DOMAIN
 from .servers import ScriptedServer, answer
-
-
-@pytest.fixture
-def nodes(cluster: LocalCluster) -> Iterator[AlternatorNodes]:
-    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
-    nodes.refresh()
-    yield nodes
-    nodes.stop()
 
 
 def test_every_request_goes_to_the_next_node(cluster: LocalCluster, nodes: AlternatorNodes) -> None:
