@@ -298,7 +298,7 @@ def test_a_call_without_a_timeout_waits_after_one_with_a_timeout() -> None:
                 call = thread.submit(pool.urlopen, "POST", "/slow", b"{}", PLAIN, timeout=None)
                 assert asked.wait(20)
                 until(lambda: conn.sock.gettimeout() is None)
-                assert conn.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16) == bytes(16)
+                assert not any(conn.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16))
                 may_answer.set()
                 assert call.result(timeout=20).status == 200
 
