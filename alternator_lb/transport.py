@@ -42,6 +42,7 @@ _CONNECT_ERRORS = (OSError, HTTPError, CertificateError)
 _LEAN_KEYWORDS = frozenset(
     {"chunked", "decode_content", "enforce_content_length", "preload_content"}
 )
+_LONGEST = 2_000_000.0  # seconds; poll() counts milliseconds in an int
 _TLS_ERRORS = (ssl.SSLError, SSLError, CertificateError)
 
 
@@ -381,7 +382,8 @@ class LeanResponse(HTTPResponse):
 
 
 def _seconds(timeout: Any) -> float | None:
-    return timeout if isinstance(timeout, (int, float)) else socket.getdefaulttimeout()
+    seconds = timeout if isinstance(timeout, (int, float)) else socket.getdefaulttimeout()
+    return None if seconds is None else min(seconds, _LONGEST)
 
 
 def node_of(response: Any) -> Node | None:

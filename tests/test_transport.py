@@ -330,6 +330,18 @@ def test_the_read_timeout_counts_on_a_connection_object_that_connects_again(lean
         client.close()
 
 
+@pytest.mark.parametrize("seconds", [1e9, None])
+def test_a_timeout_may_be_as_long_as_one_likes(cluster: LocalCluster, seconds: Any) -> None:
+    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
+    nodes.refresh()
+    timeout = urllib3.Timeout(connect=seconds, read=seconds)
+    with AlternatorPoolManager(nodes, timeout=timeout) as http:
+        pool = http.connection_from_url(f"http://{FAKE_DOMAIN}/")
+        head, *_ = pool.lean("POST", "/", b"{}", {"User-Agent": "x", "Content-Length": "2"})
+        assert head.status == 400
+    nodes.stop()
+
+
 def test_urllib3s_own_code_gets_a_socket_with_a_timeout(
     cluster: LocalCluster,
 ) -> None:
