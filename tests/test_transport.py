@@ -332,7 +332,7 @@ def test_the_read_timeout_counts_on_a_connection_object_that_connects_again(lean
 
 @pytest.mark.parametrize("seconds", [1e9, None])
 def test_a_timeout_may_be_as_long_as_one_likes(cluster: LocalCluster, seconds: Any) -> None:
-    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds)
+    nodes = AlternatorNodes("http", cluster.port, *cluster.seeds, lean=True)
     nodes.refresh()
     timeout = urllib3.Timeout(connect=seconds, read=seconds)
     with AlternatorPoolManager(nodes, timeout=timeout) as http:
