@@ -127,8 +127,14 @@ class TestDemo:
         assert tables(cluster) == []
 
     def test_interrupted(self, cluster):
+        # Whoever runs the tests in the background may have SIGINT ignored, which is inherited.
+        code = (
+            "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "from alternator_lb.__main__ import main; sys.exit(main(sys.argv[1:]))"
+        )
+        arguments = ["demo", "--endpoint", cluster.url, "--items", "100000", *signed(cluster)]
         shown = subprocess.Popen(
-            command("demo", "--endpoint", cluster.url, "--items", "100000", *signed(cluster)),
+            [sys.executable, "-W", "error::ResourceWarning", "-c", code, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
