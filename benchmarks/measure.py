@@ -35,7 +35,6 @@ __all__ = [
     "open_variant",
     "ratios",
     "run_calls",
-    "sample",
     "workers",
 ]
 
@@ -202,8 +201,9 @@ def alternate(
         threads: how many threads share the calls of each; None is one.
         tick: is called after every step: rounds + 1 of them.
     """
+    sharing = threads or dict.fromkeys(workers, 1)
     for key, worker in workers.items():
-        worker.do(run_calls, warm_up, threads[key] if threads else 1)
+        worker.do(run_calls, warm_up, sharing[key])
     tick()
     # Short turns, so that a slow second of the machine is shared; but threads need time to spread.
     turns = 1 if threads else _TURNS
@@ -214,7 +214,7 @@ def alternate(
         for _ in range(turns):
             for key in next(orders):
                 share = max(1, calls // turns)
-                parts[key].append(workers[key].do(run_calls, share, threads[key] if threads else 1))
+                parts[key].append(workers[key].do(run_calls, share, sharing[key]))
         for key, part in parts.items():
             samples[key].append(
                 Sample(
@@ -250,7 +250,10 @@ def run_calls(calls: int, threads: int = 1) -> Sample:
     """In a worker: make calls, and return what each cost."""
     assert _call is not None
     if threads == 1:
-        return sample(_call, calls)
+        wall, cpu = time.perf_counter(), time.process_time()
+        _repeat(_call, calls)
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        return Sample(cpu / calls, wall / calls, calls / wall)
     each = max(1, calls // threads)
     start = threading.Barrier(threads + 1)
     failures: list[BaseException] = []
@@ -274,14 +277,6 @@ def run_calls(calls: int, threads: int = 1) -> Sample:
         raise failures[0]
     total = each * threads
     return Sample(cpu / total, wall * threads / total, total / wall)
-
-
-def sample(call: Call, calls: int) -> Sample:
-    """Make calls in this thread, and return what each cost."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    _repeat(call, calls)
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    return Sample(cpu / calls, wall / calls, calls / wall)
 
 
 def _repeat(call: Call, times: int) -> None:
